@@ -1,0 +1,25 @@
+"""Errors that a user can mend; each knows the exit code of the command line (design: 2 usage, 5 integrity)."""
+
+from typing import ClassVar
+
+
+class EditError(Exception):
+    """An expected failure of the edit stage, told in one line."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class InputError(EditError, ValueError):
+    """What was asked cannot be done: an unknown class, a missing file, a setting out of range."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class ArtifactError(EditError):
+    """An artifact or checkpoint is not what it says it is: corrupt, incomplete or of another shape."""
+
+    exit_code: ClassVar[int] = 5
+
+
+class DivergedError(EditError):
+    """A training ran into NaN or infinity; nothing was written."""

@@ -1,0 +1,1 @@
+"""Start a real Triton Inference Server on a model repository."""
