@@ -1,0 +1,145 @@
+"""Write BatchNorm statistics into the layers before them.
+
+Masks and edits are made on the folded network: while the statistics stand in the network, 256
+unlabelled images are enough to bring a masked class back.
+"""
+
+import copy
+from collections import Counter
+from contextlib import ExitStack
+
+import torch
+from torch import Tensor, nn
+
+from bandstop.edit.classifier import Classifier
+from bandstop.edit.errors import InputError
+
+BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d  # timm's BatchNormAct2d is a BatchNorm2d
+_TOLERANCE = 1e-3  # relative; float32 rounding over some 50 layers stays below 1e-5
+
+
+class ChannelAffine(nn.Module):
+    """`x * scale + shift` per channel: a BatchNorm in evaluation with no layer to fold it into."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, scale: Tensor, shift: Tensor) -> None:
+        """Keep `scale` and `shift`, both (channels,), as constants."""
+        super().__init__()
+        self.register_buffer("scale", scale)
+        self.register_buffer("shift", shift)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x (n, channels, ...) scaled and shifted."""
+        shape = (-1, *[1] * (x.ndim - 2))
+        return x * self.scale.reshape(shape) + self.shift.reshape(shape)
+
+
+def fold_batchnorm(model: Classifier) -> Classifier:
+    """Return a copy of `model` without BatchNorm that computes the same logits.
+
+    A BatchNorm that alone reads the output of a convolution or linear layer goes into that layer's
+    weight and bias; any other becomes a constant scale and shift.
+
+    Raises:
+        InputError: the folded network computes something else, so its wiring is not understood.
+    """
+    network = copy.deepcopy(model.network).eval()
+    layer_of = _layer_before(network, example(model))
+    modules = dict(network.named_modules())
+    for name, norm in modules.items():
+        if not isinstance(norm, BatchNorm):
+            continue
+        scale, shift = _scale_and_shift(norm)
+        layer = modules.get(layer_of.get(name, ""))
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            _fold_into_(layer, scale, shift)
+            _replace_(network, name, _after(norm, nn.Identity()))
+        else:
+            _replace_(network, name, _after(norm, ChannelAffine(scale.float(), shift.float())))
+    folded = model.replaced(network, bn_folded=True)
+    _check_same_logits(model, folded)
+    return folded
+
+
+def example(model: Classifier, count: int = 1) -> Tensor:
+    """Return `count` images (count, c, h, w) of seeded noise in [0, 1] that `model` accepts."""
+    shape = (count, model.preprocess.channels, *model.preprocess.size)
+    return torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(model.mean.device)
+
+
+def _scale_and_shift(norm: BatchNorm) -> tuple[Tensor, Tensor]:
+    if norm.running_mean is None or norm.running_var is None:
+        raise InputError("a BatchNorm without running statistics cannot be folded; train with them")
+    scale = (norm.running_var.double() + norm.eps).rsqrt()
+    if norm.weight is not None:
+        scale = scale * norm.weight.detach().double()
+    shift = -norm.running_mean.double() * scale
+    if norm.bias is not None:
+        shift = shift + norm.bias.detach().double()
+    return scale, shift
+
+
+def _layer_before(network: nn.Module, image: Tensor) -> dict[str, str]:
+    """Return BatchNorm name -> name of the layer whose output it reads, each called once."""
+    made: dict[int, tuple[str, Tensor]] = {}  # keeps outputs alive, so that no id is used twice
+    pairs: dict[str, str] = {}
+    calls: Counter[str] = Counter()
+
+    with ExitStack() as hooks, torch.no_grad():
+        for name, module in network.named_modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+
+                def made_by(_m: nn.Module, _x: object, y: Tensor, name: str = name) -> None:
+                    made[id(y)] = (name, y)
+                    calls[name] += 1
+
+                hooks.callback(module.register_forward_hook(made_by).remove)
+            elif isinstance(module, BatchNorm):
+
+                def read_by(_m: nn.Module, x: tuple[Tensor, ...], name: str = name) -> None:
+                    calls[name] += 1
+                    if id(x[0]) in made:
+                        pairs[name] = made[id(x[0])][0]
+
+                hooks.callback(module.register_forward_pre_hook(read_by).remove)
+        network(image)
+    readers = Counter(pairs.values())
+    return {
+        norm: layer
+        for norm, layer in pairs.items()
+        if calls[norm] == 1 and calls[layer] == 1 and readers[layer] == 1
+    }
+
+
+def _fold_into_(layer: nn.Conv2d | nn.Linear, scale: Tensor, shift: Tensor) -> None:
+    weight = layer.weight.detach().double()
+    bias = 0.0 if layer.bias is None else layer.bias.detach().double()
+    dtype = layer.weight.dtype
+    folded = weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
+    layer.weight = nn.Parameter(folded.to(dtype))
+    layer.bias = nn.Parameter((bias * scale + shift).to(dtype))
+
+
+def _after(norm: BatchNorm, instead: nn.Module) -> nn.Module:
+    """Return `instead`, followed by the activation that timm's BatchNormAct2d carries, if any."""
+    act = getattr(norm, "act", None)
+    return nn.Sequential(instead, act) if isinstance(act, nn.Module) else instead
+
+
+def _replace_(network: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(network.get_submodule(parent), child, module)
+
+
+def _check_same_logits(model: Classifier, folded: Classifier) -> None:
+    image = example(model, 2)
+    with torch.no_grad():
+        before, after = model(image), folded(image)
+    gap = float((before - after).abs().max() / before.abs().max().clamp_min(1e-6))
+    if not gap <= _TOLERANCE:
+        raise InputError(
+            f"folding BatchNorm changed the logits of {model.arch.name} by {gap:.1e} relative, "
+            f"expected <= {_TOLERANCE:.0e}; a layer's output is read in more than one place"
+        )
