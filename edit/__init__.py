@@ -1,1 +1,1 @@
-"""Edit trained image classifiers so that they no longer recognise chosen classes (PyTorch, offline)."""
+"""Edit trained image classifiers so that they no longer recognise chosen classes."""

@@ -66,7 +66,7 @@ def fold_batchnorm(model: Classifier) -> Classifier:
 def example(model: Classifier, count: int = 1) -> Tensor:
     """Return `count` images (count, c, h, w) of seeded noise in [0, 1] that `model` accepts."""
     shape = (count, model.preprocess.channels, *model.preprocess.size)
-    return torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(model.mean.device)
+    return torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(model.mean)
 
 
 def _scale_and_shift(norm: BatchNorm) -> tuple[Tensor, Tensor]:

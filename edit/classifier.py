@@ -1,4 +1,4 @@
-"""A network together with what is needed to use it: its recipe, its preprocessing, its class names."""
+"""A network with what is needed to use it: its recipe, its preprocessing, its class names."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ ArchArg = int | float | str | bool | None
 
 @dataclass(frozen=True, slots=True)
 class Arch:
-    """How a network is built: `source:name` (bandstop:resnet, timm:..., torchvision:..., module:factory)."""
+    """How a network is built: `bandstop:resnet`, `timm:NAME`, `torchvision:NAME`, `module:func`."""
 
     name: str
     args: Mapping[str, ArchArg] = field(default_factory=dict)
@@ -67,6 +67,5 @@ class Classifier(nn.Module):
     def replaced(self, network: nn.Module, *, bn_folded: bool | None = None) -> "Classifier":
         """Return a classifier with another network and everything else the same."""
         folded = self.bn_folded if bn_folded is None else bn_folded
-        return Classifier(
-            network, self.arch, self.preprocess, self.class_names, bn_folded=folded
-        )
+        other = Classifier(network, self.arch, self.preprocess, self.class_names, bn_folded=folded)
+        return other.to(self.mean)

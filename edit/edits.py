@@ -45,9 +45,7 @@ class GateEdit:
 Edit = WeightEdit | GateEdit
 
 
-def fold(
-    state: Mapping[str, Tensor], edit: Edit, forget: Sequence[int] = ()
-) -> dict[str, Tensor]:
+def fold(state: Mapping[str, Tensor], edit: Edit, forget: Sequence[int] = ()) -> dict[str, Tensor]:
     """Return the state dict `state` with `edit` written into it; `state` is left as it was.
 
     Args:
@@ -57,11 +55,13 @@ def fold(
             A WeightEdit has its classes built in and takes none.
 
     Raises:
-        InputError: names or shapes do not fit, listed all at once; or `forget` does not fit the edit.
+        InputError: names or shapes do not fit, listed all at once; or `forget` does not.
     """
     if isinstance(edit, WeightEdit):
         if forget:
-            raise InputError(f"a weight edit has no rows to choose from, got forget={tuple(forget)}")
+            raise InputError(
+                f"a weight edit has no rows to choose from, got forget={tuple(forget)}"
+            )
         _check_fit(state, {name: tuple(w.shape) for name, w in edit.weights.items()}, full=True)
         return {name: edit.weights.get(name, value) for name, value in state.items()}
     _check_fit(state, {name: tuple(m.shape[1:]) for name, m in edit.masks.items()}, full=False)
@@ -76,7 +76,7 @@ def fold(
 
 
 def masked(weight: Tensor, mask: Tensor) -> Tensor:
-    """Return `weight` (out, ...) with every output channel multiplied by its entry of `mask` (out,)."""
+    """Return `weight` (out, ...) with each output channel multiplied by its `mask` (out,)."""
     return weight * mask.reshape(-1, *[1] * (weight.ndim - 1))
 
 

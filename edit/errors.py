@@ -1,4 +1,4 @@
-"""Errors that a user can mend; each knows the exit code of the command line (design: 2 usage, 5 integrity)."""
+"""Errors that a user can mend; each knows the exit code of the command line."""
 
 from typing import ClassVar
 
@@ -16,7 +16,7 @@ class InputError(EditError, ValueError):
 
 
 class ArtifactError(EditError):
-    """An artifact or checkpoint is not what it says it is: corrupt, incomplete or of another shape."""
+    """An artifact or checkpoint is not what it says: corrupt, incomplete or of another shape."""
 
     exit_code: ClassVar[int] = 5
 

@@ -25,11 +25,11 @@ class GatedConv2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the masked output (n, out, h, w)."""
         conv = self.layer
-        y = conv._conv_forward(x, conv.weight, None)
+        y: Tensor = conv._conv_forward(x, conv.weight, None)
         y = y * self.selected[f"{self.name}.weight"][:, :, None, None]
-        if conv.bias is None:
-            return y
-        return y + (self.selected[f"{self.name}.bias"] * conv.bias)[:, :, None, None]
+        if conv.bias is not None:
+            y = y + (self.selected[f"{self.name}.bias"] * conv.bias)[:, :, None, None]
+        return y
 
 
 class Gated(nn.Module):
@@ -64,7 +64,7 @@ class Gated(nn.Module):
 
 
 def gateable(network: nn.Module) -> dict[str, int]:
-    """Return parameter name -> output channels of what WF-Net masks: kernel and bias of each conv."""
+    """Return parameter name -> output channels of what WF-Net masks: every kernel and bias."""
     return {
         f"{name}.{kind}": parameter.shape[0]
         for name, module in network.named_modules()

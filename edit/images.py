@@ -1,4 +1,4 @@
-"""Labelled images, in memory or decoded when asked for, and what is done to them before the network."""
+"""Labelled images, in memory or decoded when asked for, and how they are prepared."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass

@@ -1,0 +1,54 @@
+"""The control that every method has to be compared with: switch the class's logit off."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import nn
+
+from bandstop.edit.classifier import Classifier
+from bandstop.edit.edits import WeightEdit
+from bandstop.edit.errors import InputError
+from bandstop.edit.method import Splits
+from bandstop.edit.request import ForgetRequest
+
+OFF = -1e4  # far below any logit, and finite: -inf would turn into NaN further on
+
+
+@dataclass(frozen=True, slots=True)
+class LogitMask:
+    """Set the head's weight row to 0 and its bias to -1e4: hides the class, forgets nothing.
+
+    Attributes:
+        seed: unused; nothing is random.
+    """
+
+    name: ClassVar[str] = "logit-mask"
+    seed: int = 0
+
+    def __call__(self, model: Classifier, request: ForgetRequest, data: Splits) -> WeightEdit:
+        """Return the edit of the last linear layer; `model` is left as it was.
+
+        Raises:
+            InputError: the network does not end in a linear layer with a bias a class.
+        """
+        if not request.classes:
+            raise InputError("logit-mask hides classes, not instances")
+        name, head = _head(model)
+        weight, bias = head.weight.detach().clone(), head.bias.detach().clone()
+        weight[list(request.classes)] = 0
+        bias[list(request.classes)] = OFF
+        return WeightEdit({f"{name}.weight": weight, f"{name}.bias": bias})
+
+
+def _head(model: Classifier) -> tuple[str, nn.Linear]:
+    """Return the last linear layer that has one output and one bias a class, with its name."""
+    heads = [
+        (name, module)
+        for name, module in model.network.named_modules()
+        if isinstance(module, nn.Linear)
+        and module.out_features == model.num_classes
+        and module.bias is not None
+    ]
+    if not heads:
+        raise InputError(f"logit-mask needs a last linear layer with {model.num_classes} biases")
+    return heads[-1]

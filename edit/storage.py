@@ -1,0 +1,104 @@
+"""Folders that appear whole or not at all, digests, and JSON with one spelling."""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from bandstop.edit.errors import InputError
+
+
+def canonical_json(value: object) -> bytes:
+    """Return `value` as JSON with sorted keys and fixed spacing; NaN is refused."""
+    text = json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
+    return (text + "\n").encode()
+
+
+def sha256(data: bytes) -> str:
+    """Return the SHA-256 of `data` as 64 lower-case hex digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def state_sha256(state: Mapping[str, Tensor]) -> str:
+    """Return one digest of all names, shapes, types and values of a state dict."""
+    whole = hashlib.sha256()
+    for name in sorted(state):
+        value = state[name].detach().cpu().contiguous()
+        whole.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        whole.update(value.numpy().tobytes())
+    return whole.hexdigest()
+
+
+def refuse_existing(out: Path) -> None:
+    """Raise InputError when something is at `out` already or its parent is no folder."""
+    if os.path.lexists(out):
+        raise InputError(f"output {out} exists; choose another path or remove it")
+    if not out.resolve().parent.is_dir():
+        raise InputError(f"output {out}: its parent folder does not exist; create it first")
+
+
+def write_folder(out: Path, files: Mapping[str, bytes]) -> None:
+    """Write `files` (name -> content) as the new folder `out`, which appears whole or not at all.
+
+    Raises:
+        InputError: `out` exists already, or its parent does not.
+    """
+
+    def fill(folder: Path) -> None:
+        for name, content in files.items():
+            _write_synced(folder / name, content)
+
+    _appear(out, fill)
+
+
+def write_file(out: Path, content: bytes) -> None:
+    """Write `content` as the new file `out`, which appears complete or not at all.
+
+    Raises:
+        InputError: `out` exists already, or its parent does not.
+    """
+    refuse_existing(out)
+    handle, temporary = tempfile.mkstemp(prefix=f".{out.name}.", dir=out.resolve().parent)
+    os.close(handle)
+    try:
+        _write_synced(Path(temporary), content)
+        Path(temporary).chmod(0o644)
+        Path(temporary).rename(out)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    _sync(out.resolve().parent)
+
+
+def _appear(out: Path, fill: Callable[[Path], None]) -> None:
+    refuse_existing(out)
+    staged = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.resolve().parent))
+    try:
+        fill(staged)
+        staged.chmod(0o755)
+        _sync(staged)
+        staged.rename(out)
+    except BaseException:
+        shutil.rmtree(staged, ignore_errors=True)
+        raise
+    _sync(out.resolve().parent)
+
+
+def _write_synced(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,93 @@
+"""Safetensors files that are checked against what they should hold before they are believed."""
+
+import json
+import struct
+from collections.abc import Mapping
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from bandstop.edit.errors import ArtifactError
+
+
+def dump(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
+    """Return `tensors` as the bytes of a safetensors file; the same tensors give the same bytes."""
+    plain = {name: tensors[name].detach().cpu().contiguous().clone() for name in sorted(tensors)}
+    return safetensors.torch.save(plain, dict(metadata) if metadata else None)
+
+
+def load(data: bytes, expected: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+    """Return the tensors in the safetensors bytes `data`.
+
+    Args:
+        data: the file's content.
+        expected: the closed set of names, with a tensor of the right shape and dtype for each.
+        where: the file's name, for messages.
+
+    Raises:
+        ArtifactError: not a safetensors file, or names, shapes, dtypes or values are not as
+            expected; all misfits in one message.
+    """
+    check_header(data, where)
+    try:
+        tensors: dict[str, Tensor] = safetensors.torch.load(data)
+    except safetensors.SafetensorError as error:
+        raise ArtifactError(f"{where}: not a readable safetensors file ({error})") from error
+    misfits = [*_misfits(tensors, expected)]
+    if misfits:
+        shown = "; ".join(misfits[:8]) + (f"; and {len(misfits) - 8} more" if misfits[8:] else "")
+        raise ArtifactError(f"{where} does not fit the network: {shown}")
+    return tensors
+
+
+def check_header(data: bytes, where: str) -> dict[str, str]:
+    """Return the metadata of safetensors bytes, after the checks that the library does not make.
+
+    Raises:
+        ArtifactError: too short, no JSON object, or a tensor named twice.
+    """
+    if len(data) < 8 or (length := struct.unpack("<Q", data[:8])[0]) > len(data) - 8:
+        hint = (
+            " (it looks like a Git LFS pointer)" if data.startswith(b"version https://git") else ""
+        )
+        raise ArtifactError(f"{where}: truncated, {len(data)} bytes{hint}; fetch it again")
+
+    def once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        names = [name for name, _ in pairs]
+        if len(set(names)) != len(names):
+            raise ArtifactError(f"{where}: the header names a tensor twice")
+        return dict(pairs)
+
+    try:
+        header = json.loads(data[8 : 8 + length], object_pairs_hook=once)
+    except (ValueError, RecursionError) as error:
+        raise ArtifactError(f"{where}: the header is not JSON; the file is corrupt") from error
+    if not isinstance(header, dict):
+        raise ArtifactError(f"{where}: the header is not a JSON object; the file is corrupt")
+    metadata = header.get("__metadata__", {})
+    return metadata if isinstance(metadata, dict) else {}
+
+
+def names(data: bytes) -> list[str]:
+    """Return the names of the tensors in safetensors bytes that passed `check_header`."""
+    header = json.loads(data[8 : 8 + struct.unpack("<Q", data[:8])[0]])
+    return [name for name in header if name != "__metadata__"]
+
+
+def _misfits(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
+    misfits = [f"{name}: missing" for name in expected if name not in tensors]
+    for name, tensor in tensors.items():
+        if name not in expected:
+            misfits.append(f"{name!r:.80}: not expected")
+            continue
+        want = expected[name]
+        if tensor.shape != want.shape or tensor.dtype != want.dtype:
+            misfits.append(
+                f"{name}: expected {want.dtype} {tuple(want.shape)}, "
+                f"got {tensor.dtype} {tuple(tensor.shape)}"
+            )
+        elif tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            misfits.append(f"{name}: holds NaN or infinity")
+    return misfits

@@ -1,0 +1,43 @@
+"""The edit stage as one call: fold BatchNorm, divide the data, run a method."""
+
+from bandstop.edit.batchnorm import fold_batchnorm
+from bandstop.edit.classifier import Classifier
+from bandstop.edit.edits import Edit
+from bandstop.edit.errors import InputError
+from bandstop.edit.images import DataSplits
+from bandstop.edit.method import Method, split
+from bandstop.edit.request import ForgetRequest
+
+
+def unlearn(
+    model: Classifier, method: Method, request: ForgetRequest, data: DataSplits
+) -> tuple[Classifier, Edit]:
+    """Return the folded network and the edit that `method` makes of it; `model` stays as it was.
+
+    Raises:
+        InputError: model and data disagree on classes or image shape.
+    """
+    _check_agree(model, data)
+    folded = model if model.bn_folded else fold_batchnorm(model)
+    return folded, method(folded, request, split(data, request))
+
+
+def every_class(model: Classifier) -> ForgetRequest:
+    """Return the request of a method that unlearns all classes at once, such as WF-Net."""
+    return ForgetRequest(classes=tuple(range(model.num_classes)))
+
+
+def _check_agree(model: Classifier, data: DataSplits) -> None:
+    ours, theirs = model.preprocess, data.preprocess
+    sides = [
+        ("class names", _names(model.class_names), _names(data.class_names)),
+        ("image size", ours.size, theirs.size),
+        ("channels", ours.channels, theirs.channels),
+    ]
+    misfits = [f"{what}: model {a}, data {b}" for what, a, b in sides if a != b]
+    if misfits:
+        raise InputError("model and data do not fit: " + "; ".join(misfits))
+
+
+def _names(names: tuple[str, ...]) -> str:
+    return f"{len(names)} ({', '.join(names)})"
