@@ -3,11 +3,14 @@
 import hashlib
 import json
 import os
+import platform
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
+from importlib.metadata import version
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from bandstop.edit.errors import InputError
@@ -34,6 +37,15 @@ def state_sha256(state: Mapping[str, Tensor]) -> str:
     return whole.hexdigest()
 
 
+def library_versions() -> dict[str, str]:
+    """Return the versions of what decides the numbers."""
+    return {
+        "bandstop": version("bandstop"),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
 def refuse_existing(out: Path) -> None:
     """Raise InputError when something is at `out` already or its parent is no folder."""
     if os.path.lexists(out):
@@ -57,22 +69,29 @@ def write_folder(out: Path, files: Mapping[str, bytes]) -> None:
 
 
 def write_file(out: Path, content: bytes) -> None:
-    """Write `content` as the new file `out`, which appears complete or not at all.
+    """Write `content` as the new file `out`, which appears whole or not at all.
 
     Raises:
         InputError: `out` exists already, or its parent does not.
     """
     refuse_existing(out)
-    handle, temporary = tempfile.mkstemp(prefix=f".{out.name}.", dir=out.resolve().parent)
+    replace_file(out, content)
+
+
+def replace_file(out: Path, content: bytes) -> None:
+    """Write `content` as the file `out`, which is the old one or the new one at any moment."""
+    parent = out.resolve().parent
+    handle, name = tempfile.mkstemp(prefix=f".{out.name}.", dir=parent)
     os.close(handle)
+    temporary = Path(name)
     try:
-        _write_synced(Path(temporary), content)
-        Path(temporary).chmod(0o644)
-        Path(temporary).rename(out)
+        _write_synced(temporary, content)
+        temporary.chmod(0o644)
+        temporary.rename(out)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
-    _sync(out.resolve().parent)
+    _sync(parent)
 
 
 def _appear(out: Path, fill: Callable[[Path], None]) -> None:

@@ -24,7 +24,6 @@ from bandstop.edit.errors import DivergedError, InputError
 from bandstop.edit.images import ImageSet
 from bandstop.edit.method import Splits
 from bandstop.edit.moments import editable_layers, second_moments, weight_matrix
-from bandstop.edit.progress import progress
 from bandstop.edit.projection import factor, normalised, project
 from bandstop.edit.request import ForgetRequest
 from bandstop.edit.search import Trial, search
@@ -72,9 +71,7 @@ class SVD:
             return self._trial(model, request, data.validate, alpha_r, alpha_f, weights)
 
         chance = 1 / model.num_classes if self.compare == "accuracy" else 0.0
-        best, trials = search(
-            progress(self.alpha_r, "svd"), self.alpha_f, evaluate, original, forgotten=chance
-        )
+        best, trials = search(self.alpha_r, self.alpha_f, evaluate, original, forgotten=chance)
         weights = {} if best is original else grid.weights(best.alpha_r, best.alpha_f)
         bad = [name for name, w in weights.items() if not bool(torch.isfinite(w).all())]
         if bad:

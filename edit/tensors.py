@@ -35,9 +35,9 @@ def load(data: bytes, expected: Mapping[str, Tensor], where: str) -> dict[str, T
         tensors: dict[str, Tensor] = safetensors.torch.load(data)
     except safetensors.SafetensorError as error:
         raise ArtifactError(f"{where}: not a readable safetensors file ({error})") from error
-    misfits = [*_misfits(tensors, expected)]
-    if misfits:
-        shown = "; ".join(misfits[:8]) + (f"; and {len(misfits) - 8} more" if misfits[8:] else "")
+    wrong = misfits(tensors, expected)
+    if wrong:
+        shown = "; ".join(wrong[:8]) + (f"; and {len(wrong) - 8} more" if wrong[8:] else "")
         raise ArtifactError(f"{where} does not fit the network: {shown}")
     return tensors
 
@@ -76,18 +76,19 @@ def names(data: bytes) -> list[str]:
     return [name for name in header if name != "__metadata__"]
 
 
-def _misfits(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
-    misfits = [f"{name}: missing" for name in expected if name not in tensors]
+def misfits(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
+    """Return how `tensors` differ from `expected` in names, shapes, types; and which hold NaN."""
+    wrong = [f"{name}: missing" for name in expected if name not in tensors]
     for name, tensor in tensors.items():
         if name not in expected:
-            misfits.append(f"{name!r:.80}: not expected")
+            wrong.append(f"{name!r:.80}: not expected")
             continue
         want = expected[name]
         if tensor.shape != want.shape or tensor.dtype != want.dtype:
-            misfits.append(
+            wrong.append(
                 f"{name}: expected {want.dtype} {tuple(want.shape)}, "
                 f"got {tensor.dtype} {tuple(tensor.shape)}"
             )
         elif tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            misfits.append(f"{name}: holds NaN or infinity")
-    return misfits
+            wrong.append(f"{name}: holds NaN or infinity")
+    return wrong

@@ -94,7 +94,7 @@ class WFNet:
             if not bool(torch.isfinite(loss)):
                 raise DivergedError(f"wf-net: the loss is {loss.item()} at step {step}; lower lr")
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves backward untyped
+            loss.backward()
             optimizer.step()
             schedule.step()
             clamp_(alphas, self.bound)

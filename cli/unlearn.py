@@ -1,0 +1,126 @@
+"""`bandstop unlearn`: run a method on a model and write an artifact."""
+
+import time
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from bandstop.cli.output import say, show
+from bandstop.edit.artifact import save_artifact
+from bandstop.edit.data import load_data
+from bandstop.edit.errors import InputError
+from bandstop.edit.load import load_model
+from bandstop.edit.method import Method
+from bandstop.edit.methods import METHODS, preset
+from bandstop.edit.request import parse_forget
+from bandstop.edit.storage import refuse_existing
+from bandstop.edit.unlearn import every_class, unlearn
+
+app = typer.Typer(add_completion=False)
+_ALL_AT_ONCE = ("wf-net",)
+
+
+@app.command(name="unlearn")
+def run(
+    method: Annotated[str, typer.Argument(help=f"One of {', '.join(METHODS)}.")],
+    model: Annotated[
+        str, typer.Option(help="Checkpoint file, torchvision:NAME, timm:NAME or module:factory.")
+    ],
+    data: Annotated[
+        str, typer.Option(help="digits, parquet:FILE, imagefolder:DIR, torchvision:NAME@ROOT.")
+    ],
+    out: Annotated[Path, typer.Option(help="The artifact folder to write; must not exist.")],
+    forget: Annotated[
+        str | None, typer.Option(help="Classes by name or index, e.g. cat,3,#4; not for wf-net.")
+    ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Weights for torchvision:, timm: or module:factory.")
+    ] = None,
+    preset_name: Annotated[
+        str, typer.Option("--preset", help="default, or paper for the paper's setting.")
+    ] = "default",
+    config: Annotated[
+        Path | None, typer.Option("-c", "--config", help="YAML with the method's settings.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value, on top of preset and config.")
+    ] = None,
+    image_size: Annotated[
+        int | None, typer.Option(help="Stretch images to this height and width.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seeds the split of the data and the method.")] = 0,
+    trust_factory: Annotated[
+        bool, typer.Option("--trust-factory", help="Allow --model to import your own module.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the settings and stop.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Make a classifier forget classes and write the result as an artifact.
+
+    Example: bandstop unlearn svd --model base.safetensors --data digits --forget 3 --out no-three
+    """
+    chosen = resolve(preset(method, preset_name), config, [*(settings or []), f"seed={seed}"])
+    if dry_run:
+        show({"method": method, **asdict(chosen)}, as_json=as_json)  # type: ignore[call-overload]  # a Method is a dataclass, which a Protocol cannot say
+        return
+    refuse_existing(out)
+    splits = load_data(data, seed=seed, image_size=image_size)
+    parent = load_model(model, splits, checkpoint=checkpoint, trust_factory=trust_factory)
+    if (forget is None) != (method in _ALL_AT_ONCE):
+        wanted = "unlearns every class in one run, so leave --forget out"
+        raise InputError(f"{method} {wanted if forget else 'needs --forget NAME|INDEX[,..]'}")
+    request = every_class(parent) if forget is None else parse_forget(forget, parent.class_names)
+    started = time.perf_counter()
+    folded, edit = unlearn(parent, chosen, request, splits)
+    seconds = time.perf_counter() - started
+    save_artifact(out, folded, edit, method=chosen, request=request, parent=parent)
+    say(f"forgetting took {seconds:.1f} s")
+    show(
+        {
+            "artifact": str(out),
+            "method": method,
+            "forget": [parent.class_names[c] for c in request.classes],
+            "unlearn_seconds": round(seconds, 3),
+        },
+        as_json=as_json,
+    )
+
+
+def resolve(base: Method, config: Path | None, settings: list[str]) -> Method:
+    """Return `base` with the settings of a YAML file and of `key=value` texts put on top.
+
+    Raises:
+        InputError: an unknown key, or a value of another type; all of them in one line.
+    """
+    given = {} if config is None else _read_yaml(config)
+    for text in settings:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise InputError(f"--set {text}: expected key=value")
+        given[key] = yaml.safe_load(value)
+    known = [f.name for f in fields(base)]  # type: ignore[arg-type]  # a dataclass, see Method
+    unknown = [key for key in given if key not in known]
+    if unknown:
+        raise InputError(f"unknown setting {', '.join(unknown)}; expected {', '.join(known)}")
+    values = {name: getattr(base, name) for name in known} | given
+    try:
+        return TypeAdapter(type(base)).validate_python(values)
+    except ValidationError as error:
+        lines = [f"{e['loc'][0]}: {e['msg']}" for e in error.errors(include_url=False)]
+        raise InputError("; ".join(lines)) from error
+
+
+def _read_yaml(config: Path) -> dict[str, object]:
+    try:
+        given = yaml.safe_load(config.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{config}: not readable YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(given, dict) or not all(isinstance(key, str) for key in given):
+        raise InputError(f"{config}: expected a mapping of settings")
+    return given

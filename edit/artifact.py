@@ -1,0 +1,234 @@
+"""What an unlearning run leaves behind: a folder with weights, a manifest, and digests of both.
+
+manifest.json       what was asked, what was done, of what; digests of the other files
+model.safetensors   the edited weights; for gates the frozen backbone
+gates.safetensors   the masks, for gates only
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import JsonValue, ValidationError
+from torch import Tensor
+
+from bandstop.edit import tensors
+from bandstop.edit.arch import build
+from bandstop.edit.batchnorm import fold_batchnorm
+from bandstop.edit.classifier import Classifier
+from bandstop.edit.edits import Edit, GateEdit, fold
+from bandstop.edit.errors import ArtifactError
+from bandstop.edit.method import Method
+from bandstop.edit.records import (
+    ArchRecord,
+    ClassNames,
+    PreprocessRecord,
+    Sha256,
+    Strict,
+    description,
+    misfits,
+)
+from bandstop.edit.request import ForgetRequest
+from bandstop.edit.storage import (
+    canonical_json,
+    library_versions,
+    sha256,
+    state_sha256,
+    write_folder,
+)
+
+FORMAT = "bandstop-artifact/1"
+MANIFEST, MODEL, GATES = "manifest.json", "model.safetensors", "gates.safetensors"
+_MANIFEST_LIMIT = 16 << 20  # bytes; a thousand class names take 20 kB
+
+
+class RequestRecord(Strict):
+    """See `ForgetRequest`; instances are kept as a digest of their positions, not by name."""
+
+    classes: list[int]
+    instances: list[int]
+
+
+class FileRecord(Strict):
+    """Size in bytes and digest of a file."""
+
+    size: int
+    sha256: Sha256
+
+
+class Manifest(Strict):
+    """What manifest.json holds.
+
+    Attributes:
+        found: what the method chose and saw (grid points, losses, how much each layer changed).
+        parent_sha256: digest of the weights that the edit started from, BatchNorm not yet folded.
+    """
+
+    format: Literal["bandstop-artifact/1"]
+    kind: Literal["weights", "gates"]
+    arch: ArchRecord
+    bn_folded: bool
+    class_names: ClassNames
+    preprocess: PreprocessRecord
+    method: str
+    params: dict[str, JsonValue]
+    seed: int
+    request: RequestRecord
+    found: dict[str, JsonValue]
+    versions: dict[str, str]
+    parent_sha256: Sha256
+    files: dict[Literal["model.safetensors", "gates.safetensors"], FileRecord]
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A loaded artifact.
+
+    Attributes:
+        manifest: what was asked and done.
+        model: the edited network; for gates the frozen backbone.
+        gates: the masks, for kind "gates".
+    """
+
+    manifest: Manifest
+    model: Classifier
+    gates: GateEdit | None
+
+
+def save_artifact(
+    out: Path,
+    model: Classifier,
+    edit: Edit,
+    *,
+    method: Method,
+    request: ForgetRequest,
+    parent: Classifier,
+) -> Manifest:
+    """Write the artifact folder `out`, which appears complete or not at all.
+
+    Args:
+        out: must not exist.
+        model: the network that `edit` was made for (BatchNorm folded).
+        edit: what `method` returned.
+        method: its fields are recorded.
+        request: what was asked.
+        parent: the network that the user gave; only a digest of its weights is kept.
+    """
+    state = model.network.state_dict()
+    files = {MODEL: tensors.dump(state if isinstance(edit, GateEdit) else fold(state, edit))}
+    if isinstance(edit, GateEdit):
+        files[GATES] = tensors.dump(edit.masks)
+    params = {k: v for k, v in asdict(method).items() if k != "seed"}  # type: ignore[call-overload]  # a Method is a dataclass, which a Protocol cannot say
+    manifest = Manifest.model_validate_json(
+        canonical_json(
+            {
+                "format": FORMAT,
+                "kind": "gates" if isinstance(edit, GateEdit) else "weights",
+                **description(model),
+                "bn_folded": model.bn_folded,
+                "method": method.name,
+                "params": params,
+                "seed": method.seed,
+                "request": {"classes": request.classes, "instances": request.instances},
+                "found": edit.found,
+                "versions": library_versions(),
+                "parent_sha256": state_sha256(parent.network.state_dict()),
+                "files": {
+                    name: {"size": len(data), "sha256": sha256(data)}
+                    for name, data in files.items()
+                },
+            }
+        )
+    )
+    write_folder(out, {**files, MANIFEST: canonical_json(manifest.model_dump(mode="json"))})
+    return manifest
+
+
+def load_artifact(path: Path, *, trust_factory: bool = False) -> Artifact:
+    """Return the artifact in the folder `path`; digests and schema are checked before parsing.
+
+    Args:
+        path: a folder written by `save_artifact`.
+        trust_factory: whether a network built by the user's own function may be imported.
+
+    Raises:
+        ArtifactError: something is missing, extra, corrupt or does not fit.
+    """
+    manifest = read_manifest(path)
+    files = {name: _checked(path / name, record) for name, record in manifest.files.items()}
+    model = _skeleton(manifest, trust_factory=trust_factory)
+    state = tensors.load(files["model.safetensors"], model.network.state_dict(), f"{path}/{MODEL}")
+    model.network.load_state_dict(state)
+    if manifest.kind == "weights":
+        return Artifact(manifest, model, None)
+    masks = _load_masks(files["gates.safetensors"], state, len(manifest.class_names), path)
+    return Artifact(manifest, model, GateEdit(masks, manifest.found))
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Return the manifest of the artifact folder `path`, after checking which files are there.
+
+    Raises:
+        ArtifactError: no artifact, an unlisted or missing file, or a manifest of another shape.
+    """
+    file = path / MANIFEST
+    if not file.is_file() or file.is_symlink():
+        raise ArtifactError(f"{path}: not an artifact, expected a folder with a {MANIFEST}")
+    if file.stat().st_size > _MANIFEST_LIMIT:
+        raise ArtifactError(f"{file}: larger than {_MANIFEST_LIMIT} bytes")
+    try:
+        manifest = Manifest.model_validate_json(file.read_bytes())
+    except ValidationError as error:
+        raise ArtifactError(f"{file}: not a valid manifest: {misfits(error)}") from error
+    wanted = {MODEL} | ({GATES} if manifest.kind == "gates" else set())
+    if set(manifest.files) != wanted:
+        raise ArtifactError(f"{file}: lists {sorted(manifest.files)}, expected {sorted(wanted)}")
+    there = {entry.name for entry in path.iterdir()}
+    wrong = [f"missing {name}" for name in sorted(wanted - there)]
+    wrong += [f"unlisted file {name}" for name in sorted(there - wanted - {MANIFEST})]
+    if wrong:
+        raise ArtifactError(f"{path}: {', '.join(wrong)}")
+    return manifest
+
+
+def _checked(file: Path, record: FileRecord) -> bytes:
+    if file.is_symlink() or not file.is_file():
+        raise ArtifactError(f"{file}: not a regular file")
+    if file.stat().st_size != record.size:
+        raise ArtifactError(
+            f"{file}: {file.stat().st_size} bytes, expected {record.size}; the file is corrupt"
+        )
+    data = file.read_bytes()
+    if sha256(data) != record.sha256:
+        raise ArtifactError(
+            f"{file}: digest {sha256(data)[:12]}..., expected {record.sha256[:12]}...; "
+            "the file is corrupt"
+        )
+    return data
+
+
+def _skeleton(manifest: Manifest, *, trust_factory: bool) -> Classifier:
+    """Return the classifier that the manifest describes, with arbitrary weights."""
+    prep, arch = manifest.preprocess.preprocess(), manifest.arch.arch()
+    network = build(
+        arch, len(manifest.class_names), prep.channels, prep.size, trust_factory=trust_factory
+    )
+    model = Classifier(network, arch, prep, tuple(manifest.class_names))
+    return fold_batchnorm(model) if manifest.bn_folded else model
+
+
+def _load_masks(
+    data: bytes, state: dict[str, Tensor], num_classes: int, path: Path
+) -> dict[str, Tensor]:
+    tensors.check_header(data, f"{path}/{GATES}")
+    header = tensors.names(data)
+    unknown = [name for name in header if name not in state]
+    if unknown:
+        raise ArtifactError(f"{path}/{GATES}: masks for unknown parameters {unknown[:8]}")
+    expected = {name: torch.empty(num_classes, len(state[name])) for name in header}
+    masks = tensors.load(data, expected, f"{path}/{GATES}")
+    outside = [n for n, m in masks.items() if bool(((m < 0) | (m > 1)).any())]
+    if outside or not masks:
+        raise ArtifactError(f"{path}/{GATES}: masks must lie in [0, 1], got others in {outside}")
+    return masks

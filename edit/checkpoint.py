@@ -1,0 +1,76 @@
+"""A trained classifier as one safetensors file, whose metadata tells what is needed to use it."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ValidationError
+
+from bandstop.edit import tensors
+from bandstop.edit.arch import build
+from bandstop.edit.classifier import Classifier
+from bandstop.edit.errors import ArtifactError, InputError
+from bandstop.edit.records import (
+    ArchRecord,
+    ClassNames,
+    PreprocessRecord,
+    Strict,
+    description,
+    misfits,
+)
+from bandstop.edit.storage import canonical_json, library_versions, write_file
+
+FORMAT = "bandstop-checkpoint/1"
+_KEY = "bandstop"
+
+
+class Description(Strict):
+    """What the metadata of a checkpoint holds."""
+
+    format: Literal["bandstop-checkpoint/1"]
+    arch: ArchRecord
+    class_names: ClassNames
+    preprocess: PreprocessRecord
+    seed: int
+    versions: dict[str, str]
+
+
+def save_checkpoint(out: Path, model: Classifier, *, seed: int) -> None:
+    """Write `model` as the new file `out`; the same model gives the same bytes.
+
+    Raises:
+        InputError: `out` exists, or BatchNorm is folded already: that is what an artifact holds.
+    """
+    if model.bn_folded:
+        raise InputError("a checkpoint holds a network as it was trained, got a folded one")
+    record = {
+        "format": FORMAT,
+        "seed": seed,
+        "versions": library_versions(),
+        **description(model),
+    }
+    metadata = {_KEY: canonical_json(record).decode()}
+    write_file(out, tensors.dump(model.network.state_dict(), metadata))
+
+
+def load_checkpoint(path: Path, *, trust_factory: bool = False) -> Classifier:
+    """Return the classifier in the checkpoint `path`; everything is checked against its arch.
+
+    Raises:
+        InputError: no such file.
+        ArtifactError: not a checkpoint, corrupt, or of another network than it says.
+    """
+    if not path.is_file():
+        raise InputError(f"checkpoint {path}: no such file")
+    data = path.read_bytes()
+    metadata = tensors.check_header(data, str(path))
+    if _KEY not in metadata:
+        raise ArtifactError(f"{path}: not a checkpoint of bandstop train (no description inside)")
+    try:
+        record = Description.model_validate_json(metadata[_KEY])
+    except ValidationError as error:
+        raise ArtifactError(f"{path}: not a valid checkpoint: {misfits(error)}") from error
+    prep = record.preprocess.preprocess()
+    arch, names = record.arch.arch(), tuple(record.class_names)
+    network = build(arch, len(names), prep.channels, prep.size, trust_factory=trust_factory)
+    network.load_state_dict(tensors.load(data, network.state_dict(), str(path)))
+    return Classifier(network, arch, prep, names)

@@ -1,0 +1,93 @@
+"""A classifier from what the user names: a checkpoint, or an architecture and its weights."""
+
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from bandstop.edit.arch import build
+from bandstop.edit.checkpoint import load_checkpoint
+from bandstop.edit.classifier import Arch, Classifier
+from bandstop.edit.errors import ArtifactError, InputError
+from bandstop.edit.images import DataSplits
+from bandstop.edit.tensors import misfits
+
+_WRAPPERS = ("state_dict", "model", "model_state_dict")
+
+
+def is_checkpoint(model: str) -> bool:
+    """Return whether `model` names a file rather than an architecture."""
+    return ":" not in model or Path(model).exists()
+
+
+def load_model(
+    model: str, data: DataSplits, *, checkpoint: Path | None = None, trust_factory: bool = False
+) -> Classifier:
+    """Return the classifier that `model` names.
+
+    Args:
+        model: a checkpoint of `bandstop train`, or torchvision:NAME, timm:NAME, module:function.
+        data: gives an architecture its class names and preprocessing; a checkpoint has its own.
+        checkpoint: the weights of an architecture, safetensors or weights-only PyTorch.
+        trust_factory: see `build`.
+
+    Raises:
+        InputError: no such file or network, or weights are missing.
+        ArtifactError: the file is corrupt or holds another network.
+    """
+    if is_checkpoint(model):
+        if checkpoint is not None:
+            raise InputError(f"{model} is a checkpoint itself, so leave --checkpoint out")
+        return load_checkpoint(Path(model), trust_factory=trust_factory)
+    if checkpoint is None:
+        raise InputError(f"{model} needs its weights: say --checkpoint FILE")
+    arch, prep = Arch(model), data.preprocess
+    network = build(
+        arch, len(data.class_names), prep.channels, prep.size, trust_factory=trust_factory
+    )
+    state = read_weights(checkpoint)
+    wrong = misfits(state, network.state_dict())
+    if wrong:
+        shown = "; ".join(wrong[:8]) + (f"; and {len(wrong) - 8} more" if wrong[8:] else "")
+        raise ArtifactError(
+            f"{checkpoint} does not fit {model} with {len(data.class_names)} classes: {shown}"
+        )
+    network.load_state_dict(state)
+    return Classifier(network, arch, prep, data.class_names)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Return the state dict in a safetensors file or a PyTorch file; nothing in it is executed.
+
+    Raises:
+        InputError: no such file.
+        ArtifactError: neither format, corrupt, or holding anything but tensors.
+    """
+    if not path.is_file():
+        raise InputError(f"checkpoint {path}: no such file")
+    try:
+        if not zipfile.is_zipfile(path):
+            return safetensors.torch.load_file(path)
+        # PyTorch does not check the CRC of what it reads
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged:
+            raise ArtifactError(f"{path}: {damaged} inside is corrupt; fetch it again")
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except ArtifactError:
+        raise
+    except Exception as error:  # each format has its own errors, pickle's among them
+        reason = str(error).split("\n", maxsplit=1)[0][:160]
+        raise ArtifactError(
+            f"{path}: not a safetensors file nor PyTorch weights that load safely ({reason})"
+        ) from error
+    for key in _WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping) or not all(isinstance(v, Tensor) for v in content.values()):
+        raise ArtifactError(f"{path}: expected a mapping of names to tensors")
+    return {str(name).removeprefix("module."): value for name, value in content.items()}
