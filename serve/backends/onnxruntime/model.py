@@ -1,0 +1,204 @@
+"""Triton backend `onnxruntime` in Python: serves MODEL/VERSION/model.onnx as the C++ one does.
+
+Runs inside the server's own environment (NumPy 1, onnxruntime) and imports nothing of ours. The
+configuration keys are those of the C++ backend, so one config.pbtxt suits both.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import triton_python_backend_utils as pb
+
+TYPES = {
+    "tensor(bool)": "TYPE_BOOL",
+    "tensor(uint8)": "TYPE_UINT8",
+    "tensor(int8)": "TYPE_INT8",
+    "tensor(int32)": "TYPE_INT32",
+    "tensor(int64)": "TYPE_INT64",
+    "tensor(float16)": "TYPE_FP16",
+    "tensor(float)": "TYPE_FP32",
+    "tensor(double)": "TYPE_FP64",
+}
+LEVELS = {
+    "-1": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    "0": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+    "1": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    "2": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+}
+FATAL = 4  # ONNX Runtime's log level: errors reach the client as replies
+AUTO_BATCH = 4  # what the C++ backend chooses
+
+
+class TritonPythonModel:
+    """One instance of one version of a model."""
+
+    @staticmethod
+    def auto_complete_config(auto_complete_model_config):
+        """Fill in inputs and outputs from the ONNX file where the configuration names none."""
+        config = auto_complete_model_config.as_dict()
+        if config["input"] and config["output"]:
+            return auto_complete_model_config
+        options = session_options({})
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        session = open_session(config, pb.get_model_dir(), options)
+        batched = all(_is_batched(t) for t in (*session.get_inputs(), *session.get_outputs()))
+        if batched and not config["max_batch_size"]:
+            config["max_batch_size"] = AUTO_BATCH
+            auto_complete_model_config.set_dynamic_batching()
+        for key, tensors in (("input", session.get_inputs()), ("output", session.get_outputs())):
+            if not config[key]:
+                config[key] = [declaration(t, batched=batched) for t in sorted(tensors, key=_name)]
+        return auto_complete_model_config
+
+    def initialize(self, args):
+        """Open the model and refuse a configuration that does not fit it."""
+        config = json.loads(args["model_config"])
+        folder = Path(args["model_repository"]) / args["model_version"]
+        self.batched = config["max_batch_size"] > 0
+        self.session = open_session(config, folder, session_options(config))
+        wrong = misfits(config, self.session.get_inputs(), self.session.get_outputs())
+        if wrong:
+            raise pb.TritonModelException(
+                "config.pbtxt does not fit the graph: " + "; ".join(wrong)
+            )
+        self.inputs = [t.name for t in self.session.get_inputs()]
+        self.ranks = {t.name: len(t.shape) for t in self.session.get_inputs()}
+        self.outputs = [o["name"] for o in config["output"]]
+
+    def execute(self, requests):
+        """Answer the requests, all in one run; a request that fails does so alone."""
+        feeds = [self._feed(request) for request in requests]
+        try:
+            joint = self.session.run(self.outputs, joined(feeds)) if self.batched else None
+        except Exception:
+            joint = None  # one of them is at fault: find out which
+        if joint is None:
+            return [
+                self._alone(request, feed) for request, feed in zip(requests, feeds, strict=True)
+            ]
+        parts = split(joint, [len(feed[self.inputs[0]]) for feed in feeds])
+        return [self._reply(request, part) for request, part in zip(requests, parts, strict=True)]
+
+    def finalize(self):
+        """Let go of the model."""
+        self.session = None
+
+    def _feed(self, request):
+        """Return the request's inputs by name; they are views of memory that is shared."""
+        feed = {}
+        for name in self.inputs:
+            value = pb.get_input_tensor_by_name(request, name).as_numpy()
+            # a graph input [N] is declared dims [1] with reshape [], and arrives as [N, 1]
+            feed[name] = value.reshape(value.shape[: self.ranks[name]])
+        return feed
+
+    def _alone(self, request, feed):
+        try:
+            return self._reply(request, self.session.run(self.outputs, feed))
+        except Exception as error:
+            # the code that the C++ backend gives
+            return pb.InferenceResponse(
+                error=pb.TritonError(f"onnx runtime error: {error}", pb.TritonError.INTERNAL)
+            )
+
+    def _reply(self, request, values):
+        wanted = set(request.requested_output_names())
+        return pb.InferenceResponse(
+            output_tensors=[
+                pb.Tensor(name, np.ascontiguousarray(value))
+                for name, value in zip(self.outputs, values, strict=True)
+                if name in wanted
+            ]
+        )
+
+
+def joined(feeds):
+    """Return one feed with the rows of all feeds in order; a single feed stays as it is."""
+    if len(feeds) == 1:
+        return feeds[0]
+    return {name: np.concatenate([feed[name] for feed in feeds]) for name in feeds[0]}
+
+
+def split(values, counts):
+    """Return for each count its rows of every array in `values`."""
+    ends = np.cumsum(counts)[:-1]
+    columns = [np.split(value, ends) for value in values]
+    return [[column[i] for column in columns] for i in range(len(counts))]
+
+
+def session_options(config):
+    """Return ONNX Runtime's options by the C++ backend's keys."""
+    given = {k: v.get("string_value", "") for k, v in (config.get("parameters") or {}).items()}
+    options = ort.SessionOptions()
+    options.log_severity_level = FATAL
+    options.intra_op_num_threads = int(given.get("intra_op_thread_count") or 0)
+    options.inter_op_num_threads = int(given.get("inter_op_thread_count") or 0)
+    if given.get("execution_mode") == "1":
+        options.execution_mode = ort.ExecutionMode.ORT_PARALLEL
+    options.enable_cpu_mem_arena = given.get("enable_mem_arena", "1") != "0"
+    options.enable_mem_pattern = given.get("enable_mem_pattern", "1") != "0"
+    level = ((config.get("optimization") or {}).get("graph") or {}).get("level", 0)
+    options.graph_optimization_level = LEVELS[str(level)]
+    # idle threads that spin would take the processor from the other models
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+def open_session(config, folder, options):
+    """Return a session on the model file of a version folder."""
+    name = config.get("default_model_filename") or "model.onnx"
+    return ort.InferenceSession(Path(folder) / name, options, providers=["CPUExecutionProvider"])
+
+
+def misfits(config, inputs, outputs):
+    """Return all differences between a configuration and the graph's inputs and outputs."""
+    wrong = []
+    batched = config["max_batch_size"] > 0
+    for kind, declared, tensors in (
+        ("input", config["input"], inputs),
+        ("output", config["output"], outputs),
+    ):
+        graph = {t.name: t for t in tensors}
+        named = {d["name"] for d in declared}
+        if kind == "input":
+            wrong += [
+                f"input {name} of the graph is not declared" for name in graph if name not in named
+            ]
+        for entry in declared:
+            name = entry["name"]
+            if name not in graph:
+                wrong.append(f"{kind} {name} is not in the graph, which has {sorted(graph)}")
+                continue
+            if TYPES.get(graph[name].type) != entry["data_type"]:
+                wrong.append(f"{kind} {name}: {entry['data_type']}, graph {graph[name].type}")
+            dims = (
+                entry.get("reshape", {}).get("shape", []) if entry.get("reshape") else entry["dims"]
+            )
+            want = ([-1] if batched else []) + [int(d) for d in dims]
+            have = [d if isinstance(d, int) else -1 for d in graph[name].shape]
+            if not _agree(want, have):
+                wrong.append(f"{kind} {name}: shape {want}, graph {have}")
+    return wrong
+
+
+def declaration(tensor, *, batched):
+    """Return the configuration of a graph's input or output."""
+    dims = [d if isinstance(d, int) else -1 for d in tensor.shape][1 if batched else 0 :]
+    entry = {"name": tensor.name, "data_type": TYPES[tensor.type], "dims": dims or [1]}
+    return entry if dims else {**entry, "reshape": {"shape": []}}
+
+
+def _agree(want, have):
+    return len(want) == len(have) and all(
+        -1 in (w, h) or w == h for w, h in zip(want, have, strict=True)
+    )
+
+
+def _is_batched(tensor):
+    return bool(tensor.shape) and not isinstance(tensor.shape[0], int)
+
+
+def _name(tensor):
+    return tensor.name

@@ -1,0 +1,111 @@
+"""Which server to start, with which arguments and environment."""
+
+import os
+import shutil
+import sysconfig
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from bandstop.serve.errors import MachineError, ServeInputError
+from bandstop.serve.install import installed, refresh_backend
+from bandstop.serve.machine import check_machine, this_machine
+
+EXIT_TIMEOUT_S = 10
+SOCKET_LIMIT = 100  # bytes of a unix socket's path that are safe; the kernel takes 107
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A tritonserver that can be started.
+
+    Attributes:
+        binary: the program.
+        backends: its backend directory; None leaves it to the server.
+        environment: what is added to or put in place of our own environment.
+    """
+
+    binary: Path
+    backends: Path | None
+    environment: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where the server listens for gRPC.
+
+    Attributes:
+        host: 127.0.0.1, or unix:PATH, to which the server appends the port.
+        port: of TCP; for a socket only a part of its name.
+    """
+
+    host: str
+    port: int
+
+    @property
+    def url(self) -> str:
+        """What a client connects to."""
+        return f"{self.host}:{self.port}"
+
+
+def find_server() -> Server:
+    """Return the server to use: $TRITONSERVER, tritonserver on PATH, or the bundled one.
+
+    Raises:
+        MachineError: there is none, or $TRITONSERVER names none.
+    """
+    named = os.environ.get("TRITONSERVER")
+    if named and not os.access(named, os.X_OK):
+        raise MachineError(f"TRITONSERVER={named} is not a program; unset or mend it")
+    host = named or shutil.which("tritonserver")
+    if host:
+        return Server(Path(host), None, {})
+    place = installed()
+    if place is None:
+        check_machine(this_machine())
+        raise MachineError("no tritonserver here; prepare one with: bandstop serve --install")
+    refresh_backend(place)
+    libpython = this_machine().libpython or Path(sysconfig.get_config_var("LIBDIR"))
+    libraries = f"{libpython}:{place.site / 'nvidia_pytriton.libs'}"
+    path = f"{place.folder / 'venv' / 'bin'}:{os.environ.get('PATH', '/usr/bin:/bin')}"
+    environment = {"LD_LIBRARY_PATH": libraries, "PATH": path, "PYTHONNOUSERSITE": "1"}
+    return Server(place.tritonserver, place.backends, environment)
+
+
+def command_line(server: Server, repository: Path, address: Address, shm_prefix: str) -> list[str]:
+    """Return the arguments: gRPC only, explicit model control, nothing completed on its own.
+
+    The HTTP port of this server can be crashed by a single request, so it stays shut.
+    """
+    return [
+        str(server.binary),
+        f"--model-repository={repository}",
+        "--model-control-mode=explicit",
+        "--load-model=*",
+        "--disable-auto-complete-config",
+        "--allow-http=false",
+        "--allow-metrics=false",
+        f"--grpc-address={address.host}",
+        f"--grpc-port={address.port}",
+        f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
+        *([f"--backend-directory={server.backends}"] if server.backends else []),
+        f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
+    ]
+
+
+def environment(server: Server, ours: Mapping[str, str]) -> dict[str, str]:
+    """Return the server's environment: ours, without what would lead its Python astray."""
+    astray = ("PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__")
+    return {k: v for k, v in ours.items() if k not in astray} | dict(server.environment)
+
+
+def socket_address(folder: Path) -> Address:
+    """Return the address of a unix socket in `folder`, which others must not be able to enter.
+
+    Raises:
+        ServeInputError: the path is too long for a socket.
+    """
+    address = Address(f"unix:{folder / 's'}", 1)
+    if len(os.fsencode(address.url)) > SOCKET_LIMIT:
+        raise ServeInputError(f"socket folder {folder}: too long, a socket's path takes 100 bytes")
+    return address
