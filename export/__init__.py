@@ -1,1 +1,1 @@
-"""Turn an artifact into a parity-checked ONNX release and publish it into a Triton model repository."""
+"""From an artifact to a parity-checked ONNX release in a Triton model repository."""

@@ -1,0 +1,33 @@
+"""Errors of the export stage that a user can mend; each knows its exit code."""
+
+from typing import ClassVar
+
+
+class ExportError(Exception):
+    """An expected failure of the export stage, told in one line."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class SpecError(ExportError, ValueError):
+    """What was asked cannot be exported or published: a setting that does not fit, a bad path."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class ParityFailed(ExportError):  # noqa: N818  # the event, as the command line names it
+    """The ONNX graph does not compute what PyTorch computes; nothing was written."""
+
+    exit_code: ClassVar[int] = 4
+
+
+class GraphNotAllowed(ExportError):  # noqa: N818  # same
+    """An ONNX graph breaks a rule that every served graph keeps."""
+
+    exit_code: ClassVar[int] = 5
+
+
+class ReleaseError(ExportError):
+    """A release is not what it says: corrupt, incomplete, or with a file too many."""
+
+    exit_code: ClassVar[int] = 5
