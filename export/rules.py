@@ -1,0 +1,194 @@
+"""The rules that every served graph keeps, checked on the ONNX file itself."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import onnx
+from onnx import TensorProto, numpy_helper
+
+from bandstop.export.errors import GraphNotAllowed
+from bandstop.export.onnx_file import BATCH_AXIS, MAX_IR_VERSION, OPSET
+from bandstop.export.record import TensorRecord
+
+# stateless, without control flow, randomness, strings or host access
+ALLOWED_OPS = frozenset(
+    op
+    for line in (
+        "Abs Add And AveragePool BatchNormalization Cast Ceil Clip Concat Constant Conv Div Elu",
+        "ConstantOfShape Equal Erf Exp Expand Flatten Floor Gather Gelu Gemm GlobalAveragePool",
+        "GlobalMaxPool GreaterOrEqual GroupNormalization HardSigmoid HardSwish Identity",
+        "InstanceNormalization LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax MatMul",
+        "Max MaxPool Min Mish Mul Neg Not Or PRelu Pad Pow Reciprocal ReduceL2 ReduceMax",
+        "ReduceMean ReduceMin ReduceSum Relu Reshape Shape Sigmoid Slice Softmax Softplus Split",
+        "Sqrt Squeeze Sub Sum Tanh Transpose Unsqueeze Where",
+    )
+    for op in line.split()
+)
+REFUSED = "gates.refused"  # the one NaN: the logits of a refused row
+_ONNX_TYPES = {"FP32": TensorProto.FLOAT, "UINT8": TensorProto.UINT8, "INT64": TensorProto.INT64}
+
+
+def check_graph(
+    file: bytes, inputs: Sequence[TensorRecord], outputs: Sequence[TensorRecord]
+) -> None:
+    """Refuse an ONNX file that breaks a rule.
+
+    Raises:
+        GraphNotAllowed: with all violations at once.
+    """
+    broken = violations(onnx.load_model_from_string(file), inputs, outputs)
+    if broken:
+        more = f"; and {len(broken) - 8} more" if broken[8:] else ""
+        raise GraphNotAllowed(f"the graph is not allowed: {'; '.join(broken[:8])}{more}")
+
+
+def violations(
+    model: onnx.ModelProto, inputs: Sequence[TensorRecord], outputs: Sequence[TensorRecord]
+) -> list[str]:
+    """Return what is wrong with `model`, each in a few words; nothing when it may be served.
+
+    Args:
+        model: not changed.
+        inputs: the inputs that it must have; with one called forget_class it may hold gates.
+        outputs: the outputs that it must have.
+    """
+    gated = any(t.name == "forget_class" for t in inputs)
+    broken = [
+        *_format(model),
+        *_nodes(model.graph),
+        *_signature("input", model.graph.input, inputs),
+        *_signature("output", model.graph.output, outputs),
+        *_values(model.graph, gated=gated),
+        *_unused(model.graph),
+        *_metadata(model),
+    ]
+    if not gated:
+        broken += _gates_left(model.graph, num_classes=outputs[0].shape[0])
+    return broken or list(_checker(model))
+
+
+def _format(model: onnx.ModelProto) -> Iterator[str]:
+    if not 3 <= model.ir_version <= MAX_IR_VERSION:
+        yield f"IR version {model.ir_version}, expected <= {MAX_IR_VERSION}"
+    opsets = [(o.domain, o.version) for o in model.opset_import]
+    if opsets != [("", OPSET)]:
+        yield f"operator sets {opsets}, expected only the standard one, version {OPSET}"
+    if model.functions:
+        yield f"function {model.functions[0].name}: functions are not allowed"
+    if model.training_info:
+        yield "training information is not allowed"
+    if model.graph.sparse_initializer:
+        yield "sparse initializers are not allowed"
+
+
+def _nodes(graph: onnx.GraphProto) -> Iterator[str]:
+    constants = {i.name: i for i in graph.initializer}
+    for node in graph.node:
+        if node.domain:
+            yield f"{node.name}: operator {node.domain}.{node.op_type} of a custom domain"
+        elif node.op_type not in ALLOWED_OPS:
+            yield f"{node.name}: operator {node.op_type} is not on the list"
+        elif node.op_type == "BatchNormalization" and not _is_neutral(node, constants):
+            yield f"{node.name}: BatchNormalization holds statistics; fold them into the weights"
+
+
+def _is_neutral(node: onnx.NodeProto, constants: dict[str, TensorProto]) -> bool:
+    """Return whether a BatchNormalization has mean 0 and variance 1, so only scales and shifts."""
+    wanted = {node.input[3]: 0.0, node.input[4]: 1.0}
+    return all(
+        name in constants and bool((numpy_helper.to_array(constants[name]) == value).all())
+        for name, value in wanted.items()
+    )
+
+
+def _signature(
+    kind: str, there: Sequence[onnx.ValueInfoProto], wanted: Sequence[TensorRecord]
+) -> Iterator[str]:
+    if [v.name for v in there] != [t.name for t in wanted]:
+        yield f"{kind}s {[v.name for v in there]}, expected {[t.name for t in wanted]}"
+        return
+    for value, tensor in zip(there, wanted, strict=True):
+        kind_of = value.type.tensor_type
+        shape = [d.dim_param or d.dim_value for d in kind_of.shape.dim]
+        if kind_of.elem_type != _ONNX_TYPES[tensor.dtype]:
+            name = TensorProto.DataType.Name(kind_of.elem_type)
+            yield f"{kind} {value.name}: type {name}, expected {tensor.dtype}"
+        if shape != [BATCH_AXIS, *tensor.shape]:
+            yield f"{kind} {value.name}: shape {shape}, expected {[BATCH_AXIS, *tensor.shape]}"
+
+
+def _values(graph: onnx.GraphProto, *, gated: bool) -> Iterator[str]:
+    for name, tensor in _tensors(graph):
+        if tensor.external_data or tensor.data_location == TensorProto.EXTERNAL:
+            yield f"{name}: external data is not allowed"
+        elif tensor.data_type == TensorProto.STRING:
+            yield f"{name}: strings are not allowed"
+        elif not (gated and name == REFUSED and not tensor.dims) and not _finite(tensor):
+            yield f"{name}: holds NaN or infinity"
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[tuple[str, TensorProto]]:
+    for initializer in graph.initializer:
+        yield initializer.name, initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.TENSOR:
+                yield f"{node.name}.{attribute.name}", attribute.t
+            elif attribute.type in (onnx.AttributeProto.FLOAT, onnx.AttributeProto.FLOATS):
+                given = [attribute.f] if attribute.type == attribute.FLOAT else attribute.floats
+                yield f"{node.name}.{attribute.name}", numpy_helper.from_array(np.array(given))
+
+
+def _finite(tensor: TensorProto) -> bool:
+    value = numpy_helper.to_array(tensor)
+    return not np.issubdtype(value.dtype, np.floating) or bool(np.isfinite(value).all())
+
+
+def _unused(graph: onnx.GraphProto) -> Iterator[str]:
+    read = {name for node in graph.node for name in node.input} | {o.name for o in graph.output}
+    names = [i.name for i in graph.initializer]
+    for name in sorted({n for n in names if names.count(n) > 1}):
+        yield f"{name}: stored twice"
+    for name in (*names, *(i.name for i in graph.input)):
+        if name not in read:
+            yield f"{name}: stored or asked for but never used"
+
+
+def _metadata(model: onnx.ModelProto) -> Iterator[str]:
+    if model.doc_string or model.metadata_props or model.producer_version or model.domain:
+        yield "the model carries metadata"
+    parts = (
+        model.graph,
+        *model.graph.node,
+        *model.graph.input,
+        *model.graph.output,
+        *model.graph.value_info,
+        *model.graph.initializer,
+    )
+    for part in parts:
+        if part.doc_string or part.metadata_props:
+            yield f"{part.name}: carries metadata"
+
+
+def _gates_left(graph: onnx.GraphProto, num_classes: int) -> Iterator[str]:
+    """Name what looks like a table of gates: a row a class, looked up or multiplied on."""
+    readers: dict[str, set[str]] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, set()).add(node.op_type)
+    for initializer in graph.initializer:
+        is_table = len(initializer.dims) == 2 and initializer.dims[0] in (
+            num_classes,
+            num_classes + 1,
+        )
+        is_float = initializer.data_type in (TensorProto.FLOAT, TensorProto.FLOAT16)
+        reads = readers.get(initializer.name, set())
+        if is_float and is_table and not reads <= {"Gemm", "MatMul", "Transpose"}:
+            yield f"{initializer.name}: has the shape of gates in a graph without forget_class"
+
+
+def _checker(model: onnx.ModelProto) -> Iterator[str]:
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        yield f"not valid ONNX: {str(error).strip().splitlines()[0]}"

@@ -1,0 +1,138 @@
+"""What to export, and whether an artifact can give it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from bandstop.edit.artifact import Artifact
+from bandstop.edit.gates import gateable
+from bandstop.edit.images import Preprocess
+from bandstop.export.errors import SpecError
+from bandstop.export.record import TensorRecord
+
+MAX_SLOTS, MAX_BATCH = 16, 1024
+
+
+@dataclass(frozen=True, slots=True)
+class ExportSpec:
+    """What the served graph shall be.
+
+    Attributes:
+        mode: "gated" takes the class to forget with each request; "baked" has it in its weights;
+            "original" is an unedited model, for comparison.
+        forget: classes whose gates are baked in, by their minimum; only to bake an artifact of
+            gates.
+        forget_slots: how many classes each request of a gated graph names.
+        allow_none: whether a request may ask to forget nothing, by the index num_classes.
+        always_forget: classes that a gated graph forgets in every request.
+        input: float32 (n, c, h, w) in [0, 1], or uint8 (n, h, w, c).
+        max_batch_size: the largest batch that the server makes.
+    """
+
+    mode: Literal["gated", "baked", "original"]
+    forget: tuple[int, ...] = ()
+    forget_slots: int = 1
+    allow_none: bool = False
+    always_forget: tuple[int, ...] = ()
+    input: Literal["float32", "uint8"] = "float32"
+    max_batch_size: int = 64
+
+
+def check_spec(spec: ExportSpec, artifact: Artifact) -> None:
+    """Refuse a spec that `artifact` cannot give.
+
+    Raises:
+        SpecError: with all misfits at once.
+    """
+    misfits = _wrong_kind(spec, artifact) + _out_of_range(spec, artifact.model.num_classes)
+    if misfits:
+        raise SpecError(f"cannot export {spec.mode}: " + "; ".join(misfits))
+
+
+def check_original(spec: ExportSpec, num_classes: int) -> None:
+    """Refuse a spec that means an edit, or one out of range.
+
+    Raises:
+        SpecError: with all misfits at once.
+    """
+    misfits = [f"mode: expected original, got {spec.mode}"] if spec.mode != "original" else []
+    if spec.forget:
+        misfits.append("forget: an unedited model forgets nothing")
+    misfits += _only_gated(spec) + _out_of_range(spec, num_classes)
+    if misfits:
+        raise SpecError("cannot export the original: " + "; ".join(misfits))
+
+
+def signature(
+    spec: ExportSpec, preprocess: Preprocess, num_classes: int
+) -> tuple[list[TensorRecord], list[TensorRecord]]:
+    """Return the inputs and the outputs of the graph that `spec` asks for."""
+    height, width = preprocess.size
+    if spec.input == "uint8":
+        image = TensorRecord(
+            name="image", dtype="UINT8", shape=[height, width, preprocess.channels]
+        )
+    else:
+        image = TensorRecord(name="image", dtype="FP32", shape=[preprocess.channels, height, width])
+    logits = TensorRecord(name="logits", dtype="FP32", shape=[num_classes])
+    if spec.mode != "gated":
+        return [image], [logits]
+    asked, applied = (
+        TensorRecord(name=name, dtype="INT64", shape=[spec.forget_slots])
+        for name in ("forget_class", "applied_forget_class")
+    )
+    return [image, asked], [logits, applied]
+
+
+def _wrong_kind(spec: ExportSpec, artifact: Artifact) -> list[str]:
+    gates = artifact.gates
+    if spec.mode == "original":
+        return ["mode: an artifact is exported gated or baked"]
+    if spec.mode == "baked":
+        misfits = _only_gated(spec)
+        if gates is None and spec.forget:
+            misfits.append("forget: this artifact's classes are already in its weights; leave out")
+        if gates is not None and not spec.forget:
+            misfits.append("forget: name the classes whose gates shall be baked in")
+        return misfits
+    misfits = ["forget: only for baked; a gated graph is told by each request"] * bool(spec.forget)
+    if gates is None:
+        method = artifact.manifest.method
+        return [*misfits, f"mode: {method} edits weights and has no gates; export it baked"]
+    if not artifact.model.bn_folded:
+        misfits.append("mode: its gates were made with BatchNorm left in; export it baked")
+    if set(gates.masks) != set(gateable(artifact.model.network)):
+        misfits.append("mode: its gates leave some layers out; export it baked")
+    return misfits
+
+
+def _only_gated(spec: ExportSpec) -> list[str]:
+    given = {
+        "forget_slots": spec.forget_slots != 1,
+        "allow_none": spec.allow_none,
+        "always_forget": bool(spec.always_forget),
+    }
+    return [f"{name}: only for gated" for name, is_given in given.items() if is_given]
+
+
+def _out_of_range(spec: ExportSpec, num_classes: int) -> list[str]:
+    misfits = [
+        *_bad_classes("forget", spec.forget, num_classes),
+        *_bad_classes("always_forget", spec.always_forget, num_classes),
+    ]
+    slots = min(MAX_SLOTS, num_classes)
+    if not 1 <= spec.forget_slots <= slots:
+        misfits.append(f"forget_slots: expected 1..{slots}, got {spec.forget_slots}")
+    if not 1 <= spec.max_batch_size <= MAX_BATCH:
+        misfits.append(f"max_batch_size: expected 1..{MAX_BATCH}, got {spec.max_batch_size}")
+    return misfits
+
+
+def _bad_classes(name: str, classes: Sequence[int], num_classes: int) -> list[str]:
+    if any(not 0 <= c < num_classes for c in classes):
+        return [f"{name}: expected classes 0..{num_classes - 1}, got {list(classes)}"]
+    if len(set(classes)) != len(classes):
+        return [f"{name}: each class once, got {list(classes)}"]
+    if len(classes) == num_classes:
+        return [f"{name}: all {num_classes} classes; leave at least one to recognise"]
+    return []
