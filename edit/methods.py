@@ -1,5 +1,6 @@
 """The unlearning methods by name, and their settings by preset."""
 
+from collections.abc import Mapping
 from typing import cast
 
 from bandstop.edit import svd, wf_net
@@ -9,7 +10,7 @@ from bandstop.edit.method import Method
 from bandstop.edit.svd import SVD
 from bandstop.edit.wf_net import WFNet
 
-METHODS = {"svd": SVD, "wf-net": WFNet, "logit-mask": LogitMask}
+METHODS: Mapping[str, type[SVD] | type[WFNet] | type[LogitMask]] = {"svd": SVD, "wf-net": WFNet, "logit-mask": LogitMask}
 PAPER = {"svd": svd.PAPER, "wf-net": wf_net.PAPER}
 
 
