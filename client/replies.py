@@ -1,0 +1,108 @@
+"""Replies of a served model, believed only after every check; no input or output happens here."""
+
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bandstop.client.errors import PolicyNotApplied, ProtocolError, Refused
+from bandstop.client.served import VERSION
+from bandstop.client.wire import DTYPES, InferReply, InferRequest, Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answer:
+    """What the model said to one request.
+
+    Attributes:
+        version: that answered.
+        logits: (n, classes) float32, finite.
+        applied: (n, slots) int64, the classes that were forgotten; no slots for a baked model.
+    """
+
+    version: str
+    logits: NDArray[np.float32]
+    applied: NDArray[np.int64]
+
+
+def check_source(reply: InferReply, request: InferRequest) -> None:
+    """Refuse a reply that does not say that it comes from the model and version asked for.
+
+    Raises:
+        ProtocolError: it names another model or version, or none.
+    """
+    where = f"model {request.model}"
+    if reply.model != request.model:
+        raise ProtocolError(f"{where}: the reply comes from model {reply.model!r}")
+    if VERSION.fullmatch(reply.version) is None or request.version not in ("", reply.version):
+        raise ProtocolError(
+            f"{where}: the reply comes from version {reply.version!r}, "
+            f"expected {request.version or 'a number'}"
+        )
+
+
+def read_reply(reply: InferReply, request: InferRequest, classes: int) -> Answer:
+    """Return the answer that `reply` gives to `request`.
+
+    Raises:
+        Refused: the model refused rows of the request.
+        PolicyNotApplied: other classes were forgotten than requested.
+        ProtocolError: an output is missing, malformed or not finite.
+    """
+    where = f"model {reply.model} version {reply.version}"
+    sent = {tensor.name: tensor for tensor in request.inputs}
+    rows = sent["image"].shape[0]
+    logits = _array(reply, "logits", "FP32", (rows, classes), where)
+    if "forget_class" in sent:
+        asked = sent["forget_class"]
+        applied = _array(reply, "applied_forget_class", "INT64", asked.shape, where)
+        wanted = np.frombuffer(asked.data, DTYPES["INT64"]).reshape(asked.shape)
+        _check_policy(applied, wanted, where)
+    else:
+        applied = np.empty((rows, 0), np.int64)
+    bad = np.flatnonzero(~np.isfinite(logits).all(axis=1))
+    if bad.size:
+        raise ProtocolError(f"{where}: logits are not finite in {_rows(bad)}")
+    return Answer(reply.version, logits.astype(np.float32), applied.astype(np.int64))
+
+
+def _check_policy(applied: NDArray[np.generic], wanted: NDArray[np.generic], where: str) -> None:
+    refused = np.flatnonzero((applied == -1).all(axis=1))
+    if refused.size:
+        raise Refused(
+            f"{where}: refused {_rows(refused)}, forget_class {wanted[refused[0]].tolist()}; "
+            "ask for classes that this version can forget"
+        )
+    wrong = np.flatnonzero((applied != wanted).any(axis=1))
+    if wrong.size:
+        first = wrong[0]
+        raise PolicyNotApplied(
+            f"{where}: forget_class was not applied in {_rows(wrong)}: "
+            f"asked {wanted[first].tolist()}, applied {applied[first].tolist()}"
+        )
+
+
+def _array(
+    reply: InferReply, name: str, datatype: str, shape: tuple[int, ...], where: str
+) -> NDArray[np.generic]:
+    found = [tensor for tensor in reply.outputs if tensor.name == name]
+    if len(found) != 1:
+        raise ProtocolError(f"{where}: the reply holds {name} {len(found)} times, expected once")
+    tensor: Tensor = found[0]
+    if (tensor.datatype, tensor.shape) != (datatype, shape):
+        raise ProtocolError(
+            f"{where}: {name} must be {datatype} {list(shape)}, "
+            f"got {tensor.datatype} {list(tensor.shape)}"
+        )
+    dtype = np.dtype(DTYPES[datatype])
+    size = prod(shape) * dtype.itemsize
+    if len(tensor.data) != size:
+        raise ProtocolError(f"{where}: {name} has {len(tensor.data)} bytes, expected {size}")
+    array: NDArray[np.generic] = np.frombuffer(tensor.data, dtype).reshape(shape)
+    return array
+
+
+def _rows(rows: NDArray[np.intp]) -> str:
+    shown = ", ".join(str(row) for row in rows[:5])
+    return f"row{'s' if rows.size > 1 else ''} {shown}{', ...' if rows.size > 5 else ''}"

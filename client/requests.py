@@ -1,0 +1,42 @@
+"""Requests for a served model, built from checked images; no input or output happens here."""
+
+from collections.abc import Iterator, Sequence
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bandstop.client.images import Prepared, stack
+from bandstop.client.served import ServedModel
+from bandstop.client.wire import DTYPES, InferRequest, encode
+
+# Far below gRPC's 2 GiB; a server buffers a message whole before it looks at it.
+MAX_MESSAGE_BYTES = 64 << 20
+
+
+def batches(
+    model: ServedModel,
+    version: str,
+    images: Sequence[Prepared],
+    forget: NDArray[np.int64] | None,
+) -> Iterator[InferRequest]:
+    """Yield requests for `images` in their order, each within the model's largest batch.
+
+    Args:
+        model: that is asked.
+        version: that is asked, "" for the server's choice.
+        images: prepared for that version.
+        forget: (n, slots), the classes to forget for each image; None for a baked model.
+    """
+    preprocess = model.spec(version).preprocess
+    datatype, shape = preprocess.tensor
+    one = prod(shape[1:]) * np.dtype(DTYPES[datatype]).itemsize
+    size = max(1, min(model.max_batch_size, MAX_MESSAGE_BYTES // one))
+    for start in range(0, len(images), size):
+        part = slice(start, start + size)
+        inputs = [encode("image", stack(images[part], preprocess), datatype)]
+        outputs = ["logits"]
+        if forget is not None:
+            inputs.append(encode("forget_class", forget[part], "INT64"))
+            outputs.append("applied_forget_class")
+        yield InferRequest(model.name, version, tuple(inputs), tuple(outputs))

@@ -1,0 +1,71 @@
+"""What goes over the wire, as plain values: the Open Inference Protocol without its library."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Little-endian, as the protocol has it on every machine.
+DTYPES: Mapping[str, str] = {"FP32": "<f4", "INT64": "<i8", "UINT8": "|u1"}
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A named tensor as sent: its type as the server writes it, its bytes row-major."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class InferRequest:
+    """One inference; `version` "" leaves the choice to the server."""
+
+    model: str
+    version: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class InferReply:
+    """What came back, unchecked; `version` is the one that answered."""
+
+    model: str
+    version: str
+    outputs: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """A tensor that the server declares; -1 in `shape` is a free dimension."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Metadata:
+    """What the server tells of a model."""
+
+    versions: tuple[str, ...]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """What we use of a model's config.pbtxt."""
+
+    max_batch_size: int
+    parameters: Mapping[str, str]
+
+
+def encode(name: str, array: NDArray[np.generic], datatype: str) -> Tensor:
+    """Return `array` as a tensor of `datatype`, which its dtype must already be."""
+    data = np.ascontiguousarray(array, dtype=DTYPES[datatype]).tobytes()
+    return Tensor(name, datatype, array.shape, data)
