@@ -1,5 +1,6 @@
 """`bandstop demo`: the whole flow on real data, from training to answers out of a real Triton."""
 
+import itertools
 import sys
 import time
 from collections.abc import Iterator
@@ -7,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
 from rich.console import Console
 
@@ -54,8 +56,10 @@ def run(
     Example: bandstop demo --seed 0
     """
     started = time.perf_counter()
-    folders = Folders(out or free_name(Path("bandstop-demo")))
+    folders = Folders(out or free_name("bandstop-demo"))
     refuse_existing(folders.root)
+    # the network is so small that two threads mostly wait for each other
+    torch.set_num_threads(1)
     find_server()  # say at once what is missing, not after the training
     folders.make()
     data = load_data("digits", seed=seed)
@@ -115,13 +119,10 @@ def compare(
     return rows
 
 
-def free_name(path: Path) -> Path:
-    """Return `path`, or `path` with the first number from 2 on at which nothing exists."""
-    number = 2
-    while path.exists():
-        path = path.with_name(f"{path.name.removesuffix(f'-{number - 1}')}-{number}")
-        number += 1
-    return path
+def free_name(name: str) -> Path:
+    """Return `name`, or the first of `name-2`, `name-3` .. at which nothing exists."""
+    names = (name if n == 1 else f"{name}-{n}" for n in itertools.count(1))
+    return next(path for path in map(Path, names) if not path.exists())
 
 
 @contextmanager
