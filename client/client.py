@@ -19,7 +19,7 @@ from bandstop.client.errors import (
     Overloaded,
     Unavailable,
 )
-from bandstop.client.exchange import Ask, Call, Learn, Result, Step, Steps, converse, learn
+from bandstop.client.exchange import Ask, Call, Result, Step, Steps, Wait, converse, learn
 from bandstop.client.forget import Forget
 from bandstop.client.images import ImageLike, as_list
 from bandstop.client.predictions import Prediction, predictions
@@ -161,17 +161,20 @@ class Client:
 
     def _perform(self, step: Step, until: float) -> Result:
         left = self._left(until)
-        if isinstance(step, Ask):
-            return self._transport.infer(step.request, left)
-        if isinstance(step, Learn):
+        if isinstance(step, Wait):
+            if step.seconds >= left:
+                raise self._late()
+            time.sleep(step.seconds)
+            return None
+        try:
+            if isinstance(step, Ask):
+                return self._transport.infer(step.request, left)
             metadata = self._transport.metadata(self._name, self._version, left)
             config = self._transport.config(self._name, self._version, self._left(until))
-            self._model = read_model(self._name, metadata, config)
-            return self._model
-        if step.seconds >= left:
-            raise self._late()
-        time.sleep(step.seconds)
-        return None
+        except DeadlineExceeded as error:
+            raise self._late() from error
+        self._model = read_model(self._name, metadata, config)
+        return self._model
 
     def _left(self, until: float) -> float:
         left = until - time.monotonic()

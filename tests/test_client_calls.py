@@ -133,8 +133,9 @@ def test_a_byte_model_gets_bytes() -> None:
 
 def test_of_equals_the_lower_index_comes_first() -> None:
     labels = tuple(map(str, range(99)))
-    answer = Answer("1", np.zeros((1, 99), np.float32), np.empty((1, 0), np.int64))
-    assert predictions([answer], labels, 40)[0].names == labels[:40]
+    logits = np.tile(np.array([0, 1, 2], np.float32), 33)[None]
+    answer = Answer("1", logits, np.empty((1, 0), np.int64))
+    assert predictions([answer], labels, None)[0].names == labels[2::3] + labels[1::3] + labels[::3]
 
 
 def test_the_server_is_asked_once_what_the_model_is() -> None:

@@ -171,7 +171,7 @@ def test_a_server_that_never_answers_ends_at_the_deadline(server: Server) -> Non
         assert client.classes == LABELS
         server.servicer.before = stuck(release)
         started = time.monotonic()
-        with pytest.raises(DeadlineExceeded) as caught:
+        with pytest.raises(DeadlineExceeded, match=r"for model pixel within 0\.5 s") as caught:
             client.classify(picture(0), forget=0)
         assert 0.4 < time.monotonic() - started < 0.5 + 0.5
         release.set()
