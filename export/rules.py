@@ -15,12 +15,12 @@ ALLOWED_OPS = frozenset(
     op
     for line in (
         "Abs Add And AveragePool BatchNormalization Cast Ceil Clip Concat Constant Conv Div Elu",
-        "ConstantOfShape Equal Erf Exp Expand Flatten Floor Gather Gelu Gemm GlobalAveragePool",
-        "GlobalMaxPool GreaterOrEqual GroupNormalization HardSigmoid HardSwish Identity",
-        "InstanceNormalization LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax MatMul",
-        "Max MaxPool Min Mish Mul Neg Not Or PRelu Pad Pow Reciprocal ReduceL2 ReduceMax",
-        "ReduceMean ReduceMin ReduceSum Relu Reshape Shape Sigmoid Slice Softmax Softplus Split",
-        "Sqrt Squeeze Sub Sum Tanh Transpose Unsqueeze Where",
+        "ConstantOfShape Equal Erf Exp Expand Flatten Floor Gather GatherND Gelu Gemm Mod Range",
+        "GlobalAveragePool GlobalMaxPool GreaterOrEqual GroupNormalization HardSigmoid HardSwish",
+        "Identity InstanceNormalization LayerNormalization LeakyRelu Less LessOrEqual Log",
+        "LogSoftmax MatMul Max MaxPool Min Mish Mul Neg Not Or PRelu Pad Pow Reciprocal",
+        "ReduceL2 ReduceMax ReduceMean ReduceMin ReduceSum Relu Reshape Shape Sigmoid Slice Softmax",
+        "Softplus Split Sqrt Squeeze Sub Sum Tanh Transpose Unsqueeze Where",
     )
     for op in line.split()
 )
