@@ -19,8 +19,8 @@ ALLOWED_OPS = frozenset(
         "GlobalAveragePool GlobalMaxPool GreaterOrEqual GroupNormalization HardSigmoid HardSwish",
         "Identity InstanceNormalization LayerNormalization LeakyRelu Less LessOrEqual Log",
         "LogSoftmax MatMul Max MaxPool Min Mish Mul Neg Not Or PRelu Pad Pow Reciprocal",
-        "ReduceL2 ReduceMax ReduceMean ReduceMin ReduceSum Relu Reshape Shape Sigmoid Slice Softmax",
-        "Softplus Split Sqrt Squeeze Sub Sum Tanh Transpose Unsqueeze Where",
+        "ReduceL2 ReduceMax ReduceMean ReduceMin ReduceSum Relu Reshape Shape Sigmoid Slice",
+        "Softmax Softplus Split Sqrt Squeeze Sub Sum Tanh Transpose Unsqueeze Where",
     )
     for op in line.split()
 )
