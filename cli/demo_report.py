@@ -150,26 +150,22 @@ def report(rows: Sequence[Row], class_names: Sequence[str], result: Outcome) -> 
 
 
 def plot(rows: Sequence[Row], class_names: Sequence[str], key: str, title: str) -> str:
-    """Return per-class bars of every model as an SVG element."""
+    """Return the accuracy `key` of every model, class by class, as an SVG element."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     axes = figure.add_subplot()
-    width = 0.8 / len(MODELS)
     for i, model in enumerate(MODELS):
         own = {row.forget: 100 * float(asdict(row)[key]) for row in rows if row.model == model}
-        places = [c - 0.4 + (i + 0.5) * width for c in own]
-        axes.bar(places, list(own.values()), width, color=COLOURS[model], label=model)
+        places = [c + 0.14 * (i - (len(MODELS) - 1) / 2) for c in own]
+        # dots, because their axis may start anywhere; bars would have to start at 0
+        axes.plot(places, list(own.values()), "o", ms=6, color=COLOURS[model], label=model)
     axes.set_xticks(range(len(class_names)), list(class_names))
     axes.set_xlabel("class to forget")
-    axes.set_ylabel("%")
-    axes.set_title(title, fontsize=10, loc="left")
+    axes.set_title(f"{title}, %", fontsize=10, loc="left")
     axes.spines[["top", "right"]].set_visible(False)
-    lowest = min(float(asdict(row)[key]) for row in rows)
-    axes.set_ylim(max(0.0, 100 * lowest - 2) if lowest > 0.5 else 0.0, 100)
-    axes.legend(
-        fontsize=7, ncols=len(MODELS), frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.2)
-    )
+    axes.grid(axis="y", color="#e3e6ea")
+    figure.legend(fontsize=8, ncols=len(MODELS), frameon=False, loc="outside lower center")
     text = io.StringIO()
     figure.savefig(text, format="svg", metadata={"Date": None})
     svg = text.getvalue()
