@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.func import functional_call
 
 from bandstop.cli.demo_report import Row
 from bandstop.client import Client
@@ -22,12 +21,15 @@ from bandstop.edit.moments import editable_layers
 from bandstop.edit.request import ForgetRequest
 from bandstop.edit.train import CHARACTERS, DIGITS, train
 from bandstop.edit.unlearn import unlearn
-from bandstop.export.record import Release
+from bandstop.export.parity import masked_logits
+from bandstop.export.record import Release, ServingRecord
 from bandstop.export.release import Options, export_release, release_classifier
 from bandstop.export.repository import publish
 from bandstop.export.spec import ExportSpec
 
 Pixels = NDArray[np.float32]
+# twelve models on two busy cores may keep a request waiting for long
+PATIENT = ServingRecord(queue_timeout_us=30_000_000)
 _BATCH = 64  # rows a request, the max_batch_size of a release
 
 
@@ -83,19 +85,18 @@ def release_all(
     folders: Folders, base: Classifier, baked: Mapping[int, Artifact], gated: Artifact
 ) -> dict[str, Release]:
     """Export the original, every baked model and the gated one; return them by model name."""
-    first = release_classifier(
-        base, ExportSpec("original"), folders.releases / "original", Options("digits_original")
-    )
-    released = {"digits_original": first}
-    spec = ExportSpec("baked")
+    options = Options("digits_original", PATIENT)
+    last = release_classifier(base, ExportSpec("original"), folders.releases / "original", options)
+    released = {"digits_original": last}
     for c, artifact in baked.items():
         name = f"digits_svd_{c}"
-        options = Options(name, like=first)
-        released[name] = export_release(artifact, spec, folders.releases / name, options)
-        first = released[name]
-    options = Options("digits_gated")
-    out = folders.releases / "digits_gated"
-    released["digits_gated"] = export_release(gated, ExportSpec("gated"), out, options)
+        options = Options(name, PATIENT, like=last)
+        last = export_release(artifact, ExportSpec("baked"), folders.releases / name, options)
+        released[name] = last
+    name = "digits_gated"
+    released[name] = export_release(
+        gated, ExportSpec("gated"), folders.releases / name, Options(name, PATIENT)
+    )
     return released
 
 
@@ -144,20 +145,9 @@ def batch_parity(url: str, gated: Artifact, images: Pixels, seed: int) -> float:
     answers = ask(url, "digits_gated", chosen, classes)
     gaps = []
     for image, c, answer in zip(chosen, classes, answers, strict=True):
-        reference = masked_logits(gated, c, torch.from_numpy(image[None]))
+        reference = masked_logits(gated.model, gated.gates, [c], torch.from_numpy(image[None]))
         gaps.append(float((reference[0] - answer).abs().max()))
     return max(gaps)
-
-
-def masked_logits(gated: Artifact, c: int, image: Tensor) -> Tensor:
-    """Return the logits of `image` with the masks of class `c` multiplied into the weights."""
-    model = gated.model
-    if gated.gates is None:
-        raise ValueError("an artifact of gates is needed")
-    state = fold(model.network.state_dict(), gated.gates, [c])
-    with torch.no_grad():
-        out: Tensor = functional_call(model.network, state, ((image - model.mean) / model.std,))
-    return out
 
 
 def served_rows(

@@ -15,7 +15,7 @@ import torch
 import tritonclient.grpc as triton
 from numpy.typing import NDArray
 
-from bandstop.cli.demo_steps import masked_logits, pixels
+from bandstop.cli.demo_steps import pixels
 from bandstop.cli.main import main
 from bandstop.client import Client
 from bandstop.edit.artifact import Artifact, load_artifact
@@ -24,6 +24,7 @@ from bandstop.edit.method import split
 from bandstop.edit.moments import editable_layers
 from bandstop.edit.request import ForgetRequest
 from bandstop.edit.svd import SVD
+from bandstop.export.parity import masked_logits
 from bandstop.serve.triton import start
 from tests.test_svd import paper_way
 
@@ -134,7 +135,9 @@ def test_a_request_of_64_policies_equals_masked_weights(
     with Client(url, "digits_gated") as client:
         answers = client.logits(list(images), classes)
     for image, c, answer in zip(images, classes, answers, strict=True):
-        want = masked_logits(gated, c, torch.from_numpy(image[None]))[0].numpy()
+        want = masked_logits(gated.model, gated.gates, [c], torch.from_numpy(image[None]))[
+            0
+        ].numpy()
         np.testing.assert_allclose(answer, want, rtol=0, atol=1e-4)
     assert result["batch_parity_max_abs"] <= 1e-4
 
