@@ -86,11 +86,3 @@ def test_a_wheel_holds_every_tracked_file_of_the_parts(tmp_path: Path, tracked: 
     wanted = {f"bandstop/{name}" for name in tracked if name.split("/")[0] in parts}
     assert wanted
     assert wanted - inside == set()
-
-
-def test_the_model_repository_holds_only_model_folders() -> None:
-    repository = ROOT / "triton_repo"
-    for entry in repository.iterdir():
-        assert entry.is_dir(), entry
-        assert (entry / "config.pbtxt").is_file(), entry
-        assert any(version.name.isdigit() for version in entry.iterdir()), entry
