@@ -159,3 +159,32 @@ def test_forget_rows_are_mapped_onto_what_retain_shares() -> None:
 def test_factor_is_reused_without_change() -> None:
     w, c = rows(3, 6), unit(rows(9, 6))
     assert torch.equal(project(w, c, 30.0, factor(c, 30.0)), project(w, c, 30.0))
+
+
+def test_trace_is_at_most_the_rank_and_exactly_one_for_alpha_one() -> None:
+    a = rows(5, 9)
+    assert float(projector(a, 1e6).trace()) <= 5 + 1e-9
+    assert float(projector(a, 1.0).trace()) == pytest.approx(1.0, abs=1e-12)
+
+
+@pytest.mark.parametrize("alpha", ALPHAS)
+def test_gram_route_gives_the_same_projector(alpha: float) -> None:
+    a = rows(7, 30)
+    total = a.square().sum()
+    gram = total * torch.eye(7, dtype=torch.float64) + (alpha - 1) * a @ a.T
+    torch.testing.assert_close(
+        projector(a, alpha), alpha * a.T @ torch.linalg.solve(gram, a), rtol=0, atol=1e-12
+    )
+
+
+def test_a_retain_space_of_everything_protects_everything() -> None:
+    w, eye = rows(3, 6), torch.eye(6, dtype=torch.float64)
+    edited = without_forget_space(w, unit(eye), unit(rows(9, 6)), 1e12, 30.0)
+    torch.testing.assert_close(edited, w, rtol=0, atol=1e-9)
+
+
+def test_a_packed_projection_is_edited_like_its_parts() -> None:
+    packed, r, f = rows(12, 6), unit(rows(9, 6, seed=1)), unit(rows(9, 6, seed=2))
+    parts = [without_forget_space(w, r, f, 30.0, 3.0) for w in packed.chunk(3)]
+    whole = without_forget_space(packed, r, f, 30.0, 3.0)
+    torch.testing.assert_close(whole, torch.cat(parts), rtol=0, atol=1e-12)
