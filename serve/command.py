@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from bandstop.serve.errors import MachineError, ServeInputError
+from bandstop.serve.address import Address
+from bandstop.serve.errors import MachineError
 from bandstop.serve.install import installed, refresh_backend
 from bandstop.serve.machine import check_machine, this_machine
 
 EXIT_TIMEOUT_S = 10
-SOCKET_LIMIT = 100  # bytes of a unix socket's path that are safe; the kernel takes 107
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,24 +30,6 @@ class Server:
     environment: Mapping[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where the server listens for gRPC.
-
-    Attributes:
-        host: 127.0.0.1, or unix:PATH, to which the server appends the port.
-        port: of TCP; for a socket only a part of its name.
-    """
-
-    host: str
-    port: int
-
-    @property
-    def url(self) -> str:
-        """What a client connects to."""
-        return f"{self.host}:{self.port}"
-
-
 def find_server() -> Server:
     """Return the server to use: $TRITONSERVER, tritonserver on PATH, or the bundled one.
 
@@ -55,9 +37,9 @@ def find_server() -> Server:
         MachineError: there is none, or $TRITONSERVER names none.
     """
     named = os.environ.get("TRITONSERVER")
-    if named and not os.access(named, os.X_OK):
+    host = shutil.which(named or "tritonserver")
+    if named and not host:
         raise MachineError(f"TRITONSERVER={named} is not a program; unset or mend it")
-    host = named or shutil.which("tritonserver")
     if host:
         return Server(Path(host), None, {})
     place = installed()
@@ -95,17 +77,5 @@ def command_line(server: Server, repository: Path, address: Address, shm_prefix:
 
 def environment(server: Server, ours: Mapping[str, str]) -> dict[str, str]:
     """Return the server's environment: ours, without what would lead its Python astray."""
-    astray = ("PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__")
-    return {k: v for k, v in ours.items() if k not in astray} | dict(server.environment)
-
-
-def socket_address(folder: Path) -> Address:
-    """Return the address of a unix socket in `folder`, which others must not be able to enter.
-
-    Raises:
-        ServeInputError: the path is too long for a socket.
-    """
-    address = Address(f"unix:{folder / 's'}", 1)
-    if len(os.fsencode(address.url)) > SOCKET_LIMIT:
-        raise ServeInputError(f"socket folder {folder}: too long, a socket's path takes 100 bytes")
-    return address
+    astray = ("PYTHON", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__")
+    return {k: v for k, v in ours.items() if not k.startswith(astray)} | dict(server.environment)

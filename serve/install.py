@@ -6,6 +6,7 @@ tensors), which the rest of Bandstop does not.
 
 import fcntl
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -72,26 +73,29 @@ def install(tell: Callable[[str], None] = lambda _: None) -> Installed:
     check_machine(this_machine())
     place = _place()
     with _locked(place.folder):
-        if found := installed():
-            return found
-        shutil.rmtree(place.folder, ignore_errors=True)
-        place.folder.mkdir(parents=True)
-        tell(f"preparing Triton in {place.folder} (about 400 MB, once)")
-        _run([sys.executable, "-m", "venv", str(place.folder / "venv")], "make its environment")
-        python = str(place.folder / "venv" / "bin" / "python")
-        for packages in PACKAGES:
-            tell(f"installing {' '.join(p for p in packages if not p.startswith('-'))}")
-            _run([python, "-m", "pip", "install", "-q", *packages], f"install {packages[-1]}")
-        _lay_out(place)
-        (place.folder / _READY).write_text(json.dumps({"nvidia-pytriton": PYTRITON}))
+        if not installed():  # by another one, while we waited for the lock
+            _prepare(place, tell)
     return place
+
+
+def _prepare(place: Installed, tell: Callable[[str], None]) -> None:
+    shutil.rmtree(place.folder, ignore_errors=True)
+    place.folder.mkdir(parents=True)
+    tell(f"preparing Triton in {place.folder} (about 400 MB, once)")
+    _run([sys.executable, "-m", "venv", str(place.folder / "venv")], "make its environment")
+    python = str(place.folder / "venv" / "bin" / "python")
+    for packages in PACKAGES:
+        tell(f"installing {' '.join(p for p in packages if not p.startswith('-'))}")
+        _run([python, "-I", "-m", "pip", "install", "-q", *packages], f"install {packages[-1]}")
+    _lay_out(place)
+    (place.folder / _READY).write_text(json.dumps({"nvidia-pytriton": PYTRITON}))
 
 
 def refresh_backend(place: Installed) -> None:
     """Put our backend of today into `place`, so that an upgraded Bandstop serves with its own."""
     target = place.backends / "onnxruntime" / "model.py"
     if not target.is_file() or target.read_bytes() != OUR_BACKEND.read_bytes():
-        staged = target.with_suffix(".new")
+        staged = target.with_suffix(f".{os.getpid()}")
         shutil.copyfile(OUR_BACKEND, staged)
         staged.replace(target)
 

@@ -1,11 +1,14 @@
 """Runs a server for a parent, and ends it when the parent is gone, however that came about.
 
-Started as a program of its own with a plan in JSON. The parent holds the other end of our stdin:
-when it closes that, or dies, we end the server, clear its shared memory and its folder.
+Started as a program of its own. The parent sends a plan, one line of JSON, and holds the other end
+of our stdin: when it closes that, or dies, we end the server, its processes, its shared memory, its
+socket and its folder.
 """
 
 import contextlib
+import ctypes
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -15,29 +18,44 @@ import time
 from pathlib import Path
 
 _STUBS_LEAVE_S = 3.0  # the server's Python processes notice its end within a second
+_SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG
 
 
 def keep(plan: dict[str, object]) -> None:
-    """Start the server of `plan`; tell on stdout its process id, and how it ended."""
-    command, environment = plan["command"], plan["environment"]
+    """Start the server of `plan`, tell its process id on stdout, and close stdout when it ended."""
+    try:
+        server = _started(plan)
+    except OSError as error:
+        _tell(f"cannot start tritonserver: {error}")
+    else:
+        _tell(str(server.pid))
+        signal.signal(signal.SIGTERM, lambda *_: server.terminate())
+        parent = threading.Thread(target=_end_with_parent, args=(server, plan["grace_s"]))
+        parent.start()
+        server.wait()
+        os.close(sys.stdout.fileno())  # its close() would leave the descriptor open
+        parent.join()  # the parent may want to read the log first
+        _clear_memory(str(plan["shm_prefix"]))
+        _end_group(server.pid)
+    Path(str(plan["socket"])).unlink(missing_ok=True)
+    shutil.rmtree(str(plan["folder"]), ignore_errors=True)
+
+
+def _started(plan: dict[str, object]) -> "subprocess.Popen[bytes]":
+    libc = ctypes.CDLL(None)
     with Path(str(plan["log"])).open("ab") as log:
-        server = subprocess.Popen(
-            command,  # type: ignore[call-overload]  # a list of texts, from JSON
-            env=environment,
+        server: subprocess.Popen[bytes] = subprocess.Popen(
+            plan["command"],  # type: ignore[call-overload]  # a list of texts, from JSON
+            env=plan["environment"],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
+            process_group=0,
+            umask=0o077,  # nobody else may use the socket
+            # should we be killed, the server is asked to end all the same
+            preexec_fn=lambda: libc.prctl(_SET_PARENT_DEATH_SIGNAL, signal.SIGTERM),
         )
-    sys.stdout.write(f"{server.pid}\n")
-    sys.stdout.flush()
-    grace = float(str(plan["grace_s"]))
-    parent = threading.Thread(target=_end_with_parent, args=(server, grace))
-    parent.start()
-    sys.stdout.write(f"{server.wait()}\n")
-    sys.stdout.flush()
-    parent.join()  # the parent may want to read the log first
-    _clear_memory(str(plan["shm_prefix"]))
-    shutil.rmtree(str(plan["folder"]), ignore_errors=True)
+    return server
 
 
 def _end_with_parent(server: "subprocess.Popen[bytes]", grace: float) -> None:
@@ -49,6 +67,12 @@ def _end_with_parent(server: "subprocess.Popen[bytes]", grace: float) -> None:
         server.kill()
 
 
+def _end_group(group: int) -> None:
+    """End what is left of the server's processes."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(group, signal.SIGKILL)
+
+
 def _clear_memory(prefix: str) -> None:
     """Wait for the shared memory of the server's processes to go, and remove what stays."""
     until = time.monotonic() + _STUBS_LEAVE_S
@@ -58,7 +82,13 @@ def _clear_memory(prefix: str) -> None:
         file.unlink(missing_ok=True)
 
 
+def _tell(line: str) -> None:
+    with contextlib.suppress(BrokenPipeError):  # the parent is gone; the server ends all the same
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
+
+
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
-    with contextlib.suppress(BrokenPipeError):  # nobody reads any more
-        keep(json.loads(sys.argv[1]))
+    if first := sys.stdin.buffer.readline():
+        keep(json.loads(first))

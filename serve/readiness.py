@@ -13,6 +13,13 @@ from bandstop.serve.errors import NotServed
 
 _CALL_S = 10.0
 _PAUSE_S = 0.05
+# gRPC waits a second and longer after a failed connection; these take the place of all defaults
+_CHANNEL = [
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.min_reconnect_backoff_ms", 50),
+    ("grpc.max_reconnect_backoff_ms", 100),
+]
 
 
 def wait_until_served(
@@ -30,7 +37,7 @@ def wait_until_served(
         NotServed: the server ended, the time is over, or a model answers nonsense.
     """
     until = time.monotonic() + timeout
-    with triton.InferenceServerClient(url) as client:
+    with triton.InferenceServerClient(url, channel_args=_CHANNEL) as client:
         while not _is_ready(client, models):
             if not alive():
                 raise NotServed("the server ended before it was ready")
@@ -38,13 +45,15 @@ def wait_until_served(
                 raise NotServed(f"the server was not ready within {timeout:g} s")
             time.sleep(_PAUSE_S)
         for model in models:
-            prove(client, model)
-        metadata = client.get_server_metadata(client_timeout=_CALL_S)
-        return str(metadata.version)
+            prove(client, model, max(_CALL_S, until - time.monotonic()))
+        version = str(client.get_server_metadata(client_timeout=_CALL_S).version)
+    if not alive():  # then another server answered, which took the address a moment before
+        raise NotServed(f"the server ended, and another one answers on {url}")
+    return version
 
 
-def prove(client: triton.InferenceServerClient, model: str) -> None:
-    """Ask `model` about one row of zeros and look at what comes back.
+def prove(client: triton.InferenceServerClient, model: str, seconds: float = _CALL_S) -> None:
+    """Ask `model` about one row of zeros and look at what comes back within `seconds`.
 
     Raises:
         NotServed: no answer, or an empty one, as a server with NumPy 2 in its Python gives.
@@ -58,11 +67,10 @@ def prove(client: triton.InferenceServerClient, model: str) -> None:
             )
             tensor = triton.InferInput(spec.name, list(zeros.shape), spec.datatype)
             inputs.append(tensor.set_data_from_numpy(zeros))
-        reply = client.infer(model, inputs, client_timeout=_CALL_S).get_response()
+        reply = client.infer(model, inputs, client_timeout=seconds).get_response()
     except InferenceServerException as error:
-        raise NotServed(
-            f"model {model} is loaded but does not answer: {error.message()}"
-        ) from error
+        reason = _first_line(str(error.message()))
+        raise NotServed(f"model {model} is loaded but does not answer: {reason}") from error
     if not reply.raw_output_contents or not all(reply.raw_output_contents):
         raise NotServed(
             f"model {model} answers with empty tensors: its Python has NumPy 2, expected NumPy 1"
@@ -70,17 +78,24 @@ def prove(client: triton.InferenceServerClient, model: str) -> None:
 
 
 def reason_in_log(log: str) -> str:
-    """Return why the server did not start, as it wrote it, in one line; empty if it did not."""
+    """Return why the server did not start, as it wrote it, in one line; empty if it did not.
+
+    Every model that failed is told, once.
+    """
     patterns = (
-        r'failed to load \'[^\']+\' version \d+: (?:[^\n"]+)',
-        r"Poll failed for model directory '[^']+': [^\n\"]+",
-        r"error: [^\n]+",
-        r"Error: [^\n]+",
+        r"failed to load '[^']+' version \d+: .+",
+        r"Poll failed for model directory '[^']+': .+",
+        r"[eE]rror: .+",
     )
     for pattern in patterns:
-        if found := re.search(pattern, log):
-            return found.group(0).strip()
+        if found := re.findall(pattern, log):
+            return "; ".join(sorted(set(map(_first_line, found))))
     return ""
+
+
+def _first_line(text: str) -> str:
+    """Return a message of the server without the trace that follows it; its log escapes breaks."""
+    return re.split(r"\\n|\n", text.strip())[0].removesuffix('"').strip()
 
 
 def _is_ready(client: triton.InferenceServerClient, models: Sequence[str]) -> bool:

@@ -2,25 +2,21 @@
 
 import json
 import os
-import socket
+import select
+import shutil
 import subprocess
 import sys
 import tempfile
 import uuid
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from bandstop.serve import keeper
-from bandstop.serve.command import (
-    EXIT_TIMEOUT_S,
-    Address,
-    command_line,
-    environment,
-    find_server,
-    socket_address,
-)
-from bandstop.serve.errors import NotServed, ServeError, ServeInputError
+from bandstop.serve.address import address_of
+from bandstop.serve.command import EXIT_TIMEOUT_S, command_line, environment, find_server
+from bandstop.serve.errors import MachineError, NotServed, ServeInputError
 from bandstop.serve.readiness import reason_in_log, wait_until_served
 from bandstop.serve.repository import check_repository
 
@@ -37,13 +33,11 @@ class Triton:
         models: that it serves.
     """
 
-    def __init__(
-        self, process: "subprocess.Popen[str]", url: str, pid: int, models: list[str]
-    ) -> None:
+    def __init__(self, process: "subprocess.Popen[bytes]", url: str, models: list[str]) -> None:
         """Keep hold of the keeper's process; use `start` instead."""
         self._process = process
         self.url = url
-        self.pid = pid
+        self.pid = 0
         self.models = models
         self.version = ""
 
@@ -63,12 +57,11 @@ class Triton:
     @property
     def alive(self) -> bool:
         """Whether the server still runs."""
-        return Path(f"/proc/{self.pid}").exists()
+        return not self._ended(0)
 
     def wait(self) -> None:
         """Wait until the server ends."""
-        if self._process.stdout is not None:
-            self._process.stdout.readline()
+        self._ended(None)
 
     def stop(self) -> None:
         """End the server and wait until it is gone, its sockets and shared memory too."""
@@ -77,6 +70,15 @@ class Triton:
         self._process.wait()
         if self._process.stdout is not None:
             self._process.stdout.close()
+
+    def _ended(self, milliseconds: int | None) -> bool:
+        """Return whether the keeper has closed its stdout, the sign of the server's end."""
+        stdout = self._process.stdout
+        if stdout is None or stdout.closed:
+            return True
+        end = select.poll()
+        end.register(stdout, select.POLLIN)
+        return bool(end.poll(milliseconds))
 
 
 def start(
@@ -97,7 +99,8 @@ def start(
         timeout: seconds until all models must answer.
 
     Raises:
-        ServeInputError: no repository, or a port out of range or in use.
+        ServeInputError: no repository, a port out of range, or no place for the log.
+        ServeError: the port or the socket is in use.
         UnsafeRepository: see `check_repository`.
         MachineError: no server can be run here.
         NotServed: the server or a model did not come up; nothing is left running.
@@ -105,61 +108,64 @@ def start(
     repository = repository.resolve()
     models = check_repository(repository)
     server = find_server()
-    own = Path(tempfile.mkdtemp(prefix="bandstop-"))  # only this user can enter
-    try:
-        address = _address(port, socket_dir or own)
-    except ServeError:
-        own.rmdir()
-        raise
-    log, prefix = log or own / "log", f"bandstop_{uuid.uuid4().hex[:12]}_"
-    plan = {
-        "command": command_line(server, repository, address, prefix),
-        "environment": environment(server, os.environ),
-        "log": str(log),
-        "grace_s": EXIT_TIMEOUT_S + 5,
-        "shm_prefix": prefix,
-        "folder": str(own),
-    }
-    triton = _launch(plan, address.url, models)
-    try:
-        triton.version = wait_until_served(
-            address.url, models, timeout=timeout, alive=lambda: triton.alive
-        )
-    except BaseException as error:
-        reason = reason_in_log(log.read_text(errors="replace"))
-        triton.stop()
-        if isinstance(error, NotServed) and reason:
-            raise NotServed(f"{error}: {reason}") from error
-        raise
+    with ExitStack() as undo:
+        own = Path(tempfile.mkdtemp(prefix="bandstop-"))  # only this user can enter
+        undo.callback(shutil.rmtree, own, ignore_errors=True)
+        address = address_of(port, socket_dir or own)
+        log = _log(log or own / "log")
+        written = log.stat().st_size
+        prefix = f"bandstop_{uuid.uuid4().hex[:12]}_"
+        plan = {
+            "command": command_line(server, repository, address, prefix),
+            "environment": environment(server, os.environ),
+            "log": str(log),
+            "grace_s": EXIT_TIMEOUT_S + 5,
+            "shm_prefix": prefix,
+            "socket": str(address.socket or own / "s"),
+            "folder": str(own),
+        }
+        triton = Triton(_keeper(), address.url, models)
+        undo.callback(triton.stop)
+        triton.pid = _begin(triton._process, plan)
+        try:
+            triton.version = wait_until_served(
+                address.url, models, timeout=timeout, alive=lambda: triton.alive
+            )
+        except NotServed as error:
+            reason = reason_in_log(log.read_bytes()[written:].decode(errors="replace"))
+            raise NotServed(f"{error}: {reason}" if reason else str(error)) from error
+        undo.pop_all()
     return triton
 
 
-def _launch(plan: dict[str, object], url: str, models: list[str]) -> Triton:
-    process = subprocess.Popen(
-        [sys.executable, "-I", keeper.__file__, json.dumps(plan)],
+def _keeper() -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(
+        [sys.executable, "-IS", keeper.__file__],  # it needs no packages
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        text=True,
         start_new_session=True,  # Ctrl-C on our terminal is ours to handle
     )
-    line = process.stdout.readline() if process.stdout else ""
-    if not line.strip():
-        process.wait()
-        raise NotServed("the server could not be started")
-    return Triton(process, url, int(line), models)
 
 
-def _address(port: int | None, socket_dir: Path) -> Address:
-    if port is None:
-        if not socket_dir.is_dir():
-            raise ServeInputError(f"socket folder {socket_dir}: no such folder")
-        return socket_address(socket_dir.resolve())
-    if not 1 <= port <= 65535:
-        raise ServeInputError(f"port {port}: expected 1 to 65535")
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise ServeError(f"port {port} on 127.0.0.1 is in use; choose another") from error
-    return Address("127.0.0.1", port)
+def _begin(process: "subprocess.Popen[bytes]", plan: dict[str, object]) -> int:
+    """Send the keeper its plan and return the server's process id.
+
+    Through a pipe: the environment may hold secrets, and a command line is there for all to read.
+    """
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(json.dumps(plan).encode() + b"\n")
+    process.stdin.flush()
+    line = process.stdout.readline().decode(errors="replace").strip()
+    if not line.isdigit():
+        raise MachineError(line or "the server could not be started")
+    return int(line)
+
+
+def _log(file: Path) -> Path:
+    file = file.absolute()
+    try:
+        file.open("ab").close()
+    except OSError as error:
+        raise ServeInputError(f"log {file} cannot be written: {error.strerror}") from error
+    return file

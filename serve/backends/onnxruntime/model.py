@@ -14,7 +14,11 @@ import triton_python_backend_utils as pb
 TYPES = {
     "tensor(bool)": "TYPE_BOOL",
     "tensor(uint8)": "TYPE_UINT8",
+    "tensor(uint16)": "TYPE_UINT16",
+    "tensor(uint32)": "TYPE_UINT32",
+    "tensor(uint64)": "TYPE_UINT64",
     "tensor(int8)": "TYPE_INT8",
+    "tensor(int16)": "TYPE_INT16",
     "tensor(int32)": "TYPE_INT32",
     "tensor(int64)": "TYPE_INT64",
     "tensor(float16)": "TYPE_FP16",
@@ -69,34 +73,42 @@ class TritonPythonModel:
 
     def execute(self, requests):
         """Answer the requests, all in one run; a request that fails does so alone."""
-        feeds = [self._feed(request) for request in requests]
         try:
-            joint = self.session.run(self.outputs, joined(feeds)) if self.batched else None
+            parts = self._together(requests)
         except Exception:
-            joint = None  # one of them is at fault: find out which
-        if joint is None:
-            return [
-                self._alone(request, feed) for request, feed in zip(requests, feeds, strict=True)
-            ]
-        parts = split(joint, [len(feed[self.inputs[0]]) for feed in feeds])
+            # one of them is at fault: find out which
+            return [self._alone(request) for request in requests]
         return [self._reply(request, part) for request, part in zip(requests, parts, strict=True)]
 
     def finalize(self):
         """Let go of the model."""
         self.session = None
 
+    def _together(self, requests):
+        """Return the values of each request's outputs, from one run."""
+        if len(requests) > 1 and not self.batched:
+            raise ValueError("the model takes one request at a time")
+        feeds = [self._feed(request) for request in requests]
+        values = self.session.run(self.outputs, joined(feeds))
+        if len(requests) == 1:
+            return [values]
+        return split(values, [len(feed[self.inputs[0]]) for feed in feeds])
+
     def _feed(self, request):
         """Return the request's inputs by name; they are views of memory that is shared."""
         feed = {}
         for name in self.inputs:
-            value = pb.get_input_tensor_by_name(request, name).as_numpy()
+            tensor = pb.get_input_tensor_by_name(request, name)
+            if tensor is None:
+                raise ValueError(f"input {name} is missing")
+            value = tensor.as_numpy()
             # a graph input [N] is declared dims [1] with reshape [], and arrives as [N, 1]
             feed[name] = value.reshape(value.shape[: self.ranks[name]])
         return feed
 
-    def _alone(self, request, feed):
+    def _alone(self, request):
         try:
-            return self._reply(request, self.session.run(self.outputs, feed))
+            return self._reply(request, self.session.run(self.outputs, self._feed(request)))
         except Exception as error:
             # the code that the C++ backend gives
             return pb.InferenceResponse(
@@ -122,7 +134,13 @@ def joined(feeds):
 
 
 def split(values, counts):
-    """Return for each count its rows of every array in `values`."""
+    """Return for each count its rows of every array in `values`.
+
+    Raises:
+        ValueError: an array does not have a row for each.
+    """
+    if any(len(value) != sum(counts) for value in values):
+        raise ValueError(f"outputs of {[len(v) for v in values]} rows for {sum(counts)} rows")
     ends = np.cumsum(counts)[:-1]
     columns = [np.split(value, ends) for value in values]
     return [[column[i] for column in columns] for i in range(len(counts))]
@@ -154,32 +172,34 @@ def open_session(config, folder, options):
 
 def misfits(config, inputs, outputs):
     """Return all differences between a configuration and the graph's inputs and outputs."""
-    wrong = []
     batched = config["max_batch_size"] > 0
-    for kind, declared, tensors in (
-        ("input", config["input"], inputs),
-        ("output", config["output"], outputs),
-    ):
+    named = {entry["name"] for entry in config["input"]}
+    wrong = [f"input {t.name} of the graph is not declared" for t in inputs if t.name not in named]
+    for kind, tensors in (("input", inputs), ("output", outputs)):
         graph = {t.name: t for t in tensors}
-        named = {d["name"] for d in declared}
-        if kind == "input":
-            wrong += [
-                f"input {name} of the graph is not declared" for name in graph if name not in named
-            ]
-        for entry in declared:
+        if not config[kind]:
+            wrong.append(f"no {kind} is declared, the graph has {sorted(graph)}")
+        for entry in config[kind]:
             name = entry["name"]
-            if name not in graph:
+            if name in graph:
+                found = _tensor_misfits(entry, graph[name], batched=batched)
+                wrong += [f"{kind} {name}: {text}" for text in found]
+            else:
                 wrong.append(f"{kind} {name} is not in the graph, which has {sorted(graph)}")
-                continue
-            if TYPES.get(graph[name].type) != entry["data_type"]:
-                wrong.append(f"{kind} {name}: {entry['data_type']}, graph {graph[name].type}")
-            dims = (
-                entry.get("reshape", {}).get("shape", []) if entry.get("reshape") else entry["dims"]
-            )
-            want = ([-1] if batched else []) + [int(d) for d in dims]
-            have = [d if isinstance(d, int) else -1 for d in graph[name].shape]
-            if not _agree(want, have):
-                wrong.append(f"{kind} {name}: shape {want}, graph {have}")
+    return wrong
+
+
+def _tensor_misfits(entry, tensor, *, batched):
+    wrong = []
+    if TYPES.get(tensor.type) != entry["data_type"]:
+        wrong.append(f"{entry['data_type']}, graph {tensor.type}")
+    dims = entry["reshape"].get("shape", []) if entry.get("reshape") else entry["dims"]
+    want = ([-1] if batched else []) + [int(d) for d in dims]
+    have = [d if isinstance(d, int) else -1 for d in tensor.shape]
+    if batched and have[:1] != [-1]:
+        wrong.append(f"max_batch_size needs a first dimension that varies, graph {have}")
+    elif len(want) != len(have) or any(h not in (-1, w) for w, h in zip(want, have, strict=True)):
+        wrong.append(f"shape {want}, graph {have}")
     return wrong
 
 
@@ -188,12 +208,6 @@ def declaration(tensor, *, batched):
     dims = [d if isinstance(d, int) else -1 for d in tensor.shape][1 if batched else 0 :]
     entry = {"name": tensor.name, "data_type": TYPES[tensor.type], "dims": dims or [1]}
     return entry if dims else {**entry, "reshape": {"shape": []}}
-
-
-def _agree(want, have):
-    return len(want) == len(have) and all(
-        -1 in (w, h) or w == h for w, h in zip(want, have, strict=True)
-    )
 
 
 def _is_batched(tensor):
