@@ -2,6 +2,7 @@
 
 import importlib
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import cast
 
 import torch
@@ -19,6 +20,9 @@ ARGS: Mapping[str, Mapping[str, int | str]] = {
     "vgg": {"width": 16, "layout": next(iter(LAYOUTS))},
     "vit": {"patch": 4, "dim": 96, "depth": 6, "heads": 3},
 }
+_LARGEST = 4096  # of every number
+_MOST_STAGES = 5
+_COUNTS = tuple(str(n) for n in range(1, 65))  # blocks of a stage
 
 
 def build(
@@ -52,9 +56,9 @@ def build(
         if arch.args:
             raise InputError(f"{arch.name} takes no arguments, got {dict(arch.args)}")
         if source == "torchvision":
-            return _torchvision(name, num_classes)
+            return _torchvision(name, num_classes, channels)
         if source == "timm":
-            return _timm(name, num_classes, channels)
+            return _timm(name, num_classes, channels, size)
         return _own(arch.name, num_classes, trust=trust_factory)
 
 
@@ -75,63 +79,98 @@ def _ours(
     channels: int,
     size: tuple[int, int],
 ) -> nn.Module:
-    if name not in ARGS:
-        raise InputError(f"no network bandstop:{name}; expected one of {', '.join(ARGS)}")
-    chosen = {**ARGS[name], **args}
-    misfits = [
-        f"{key}={value!r}"
-        for key, value in chosen.items()
-        if key not in ARGS[name]
-        or type(value) is not type(ARGS[name][key])
-        or (isinstance(value, int) and not 1 <= value <= 4096)
-    ]
-    if misfits:
-        raise InputError(f"bandstop:{name} takes {dict(ARGS[name])}, got {', '.join(misfits)}")
-    try:
-        if name == "resnet":
-            blocks = [int(n) for n in str(chosen["blocks"]).split("-")]
-            return ResNet(
-                width=int(cast(int, chosen["width"])),
-                blocks=blocks,
-                in_channels=channels,
-                num_classes=num_classes,
-            )
-        if name == "vgg":
-            return VGG(
-                width=int(cast(int, chosen["width"])),
-                layout=str(chosen["layout"]),
-                in_channels=channels,
-                num_classes=num_classes,
-            )
-        patch, dim, depth, heads = (int(cast(int, chosen[key])) for key in ARGS["vit"])
-        return ViT(
-            patch=patch,
-            dim=dim,
-            depth=depth,
-            heads=heads,
-            image_size=size,
+    chosen = _chosen(name, args)
+    if name == "resnet":
+        return ResNet(
+            width=int(chosen["width"]),
+            blocks=_blocks(str(chosen["blocks"])),
             in_channels=channels,
             num_classes=num_classes,
         )
-    except (ValueError, KeyError) as error:
-        raise InputError(f"bandstop:{name} with {chosen}: {error}") from error
+    if name == "vgg":
+        layout = str(chosen["layout"])
+        if layout not in LAYOUTS:
+            raise InputError(f"bandstop:vgg has layouts {', '.join(LAYOUTS)}, got {layout!r}")
+        return VGG(
+            width=int(chosen["width"]),
+            layout=layout,
+            in_channels=channels,
+            num_classes=num_classes,
+        )
+    patch, dim, depth, heads = (int(chosen[key]) for key in ARGS["vit"])
+    if size[0] % patch or size[1] % patch or dim % heads:
+        raise InputError(
+            f"bandstop:vit needs a patch that divides {size[0]}x{size[1]} and heads that divide "
+            f"dim, got patch={patch} heads={heads} dim={dim}"
+        )
+    return ViT(
+        patch=patch,
+        dim=dim,
+        depth=depth,
+        heads=heads,
+        image_size=size,
+        in_channels=channels,
+        num_classes=num_classes,
+    )
 
 
-def _torchvision(name: str, num_classes: int) -> nn.Module:
+def _chosen(name: str, args: Mapping[str, ArchArg]) -> dict[str, int | str]:
+    """Return the arguments of our network `name`, with its defaults where `args` has none."""
+    if name not in ARGS:
+        raise InputError(f"no network bandstop:{name}; expected one of {', '.join(ARGS)}")
+    known = ARGS[name]
+    misfits = [f"{key}={value!r}" for key, value in args.items() if not _fits(known, key, value)]
+    if misfits:
+        raise InputError(f"bandstop:{name} takes {dict(known)}, got {', '.join(misfits)}")
+    return {**known, **{key: v for key, v in args.items() if isinstance(v, int | str)}}
+
+
+def _fits(known: Mapping[str, int | str], key: str, value: ArchArg) -> bool:
+    if key not in known or type(value) is not type(known[key]):
+        return False
+    return not isinstance(value, int) or 1 <= value <= _LARGEST
+
+
+def _blocks(text: str) -> list[int]:
+    """Return the blocks of each stage that `2-2-2-2` means."""
+    parts = text.split("-")
+    # a checkpoint is not believed to the point of running out of memory
+    if len(parts) > _MOST_STAGES or not all(p in _COUNTS for p in parts):
+        raise InputError(
+            f"bandstop:resnet: blocks are 1 to {_MOST_STAGES} numbers 1..{len(_COUNTS)} "
+            f"like 2-2-2-2, got {text!r}"
+        )
+    return [int(p) for p in parts]
+
+
+def _torchvision(name: str, num_classes: int, channels: int) -> nn.Module:
     from torchvision import models
 
-    try:
-        return cast(nn.Module, models.get_model(name, weights=None, num_classes=num_classes))
-    except ValueError as error:
-        raise InputError(f"torchvision has no model {name!r}") from error
+    # only these are classifiers; building one of the others downloads a backbone
+    if name not in models.list_models(module=models):
+        raise InputError(f"torchvision has no classifier {name!r}")
+    if channels != 3:
+        raise InputError(f"torchvision:{name} takes images of 3 channels, got {channels}")
+    return cast(nn.Module, models.get_model(name, weights=None, num_classes=num_classes))
 
 
-def _timm(name: str, num_classes: int, channels: int) -> nn.Module:
+def _timm(name: str, num_classes: int, channels: int, size: tuple[int, int]) -> nn.Module:
     import timm
 
-    if not timm.is_model(name):
+    config = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    if config is None:
         raise InputError(f"timm has no model {name!r}")
-    return timm.create_model(name, pretrained=False, num_classes=num_classes, in_chans=channels)
+    make = partial(
+        timm.create_model, name, pretrained=False, num_classes=num_classes, in_chans=channels
+    )
+    fitted = not config.fixed_input_size or size == config.input_size[1:]
+    try:
+        return make() if fitted else make(img_size=size)
+    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"timm:{name} cannot be built for {channels}x{size[0]}x{size[1]} images: {reason}"
+        ) from error
 
 
 def _own(name: str, num_classes: int, *, trust: bool) -> nn.Module:

@@ -1,22 +1,24 @@
-"""Train a base classifier: one-cycle rate, shifts and flips, early stop, resumable."""
+"""Train a base classifier: one-cycle rate, shifts and flips, best epoch kept, resumable."""
 
-import io
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import hashlib
+import math
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from bandstop.edit.accuracy import accuracy, logits
 from bandstop.edit.arch import build
+from bandstop.edit.augment import mirrored, shifted
 from bandstop.edit.classifier import Arch, Classifier
-from bandstop.edit.errors import ArtifactError, DivergedError, InputError
+from bandstop.edit.errors import DivergedError, InputError
 from bandstop.edit.images import DataSplits, ImageSet
 from bandstop.edit.progress import progress
-from bandstop.edit.storage import replace_file
+from bandstop.edit.storage import canonical_json, sha256
+from bandstop.edit.training import Training, keep, restore_
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +28,7 @@ class Recipe:
     Attributes:
         epochs: passes over the training images at most.
         batch: images a step.
-        optimizer: sgd with Nesterov momentum 0.9, or adamw.
+        optimizer: sgd with Nesterov momentum, or adamw.
         lr: the peak of the one-cycle schedule.
         weight_decay: of all parameters.
         warm_up: share of the steps before the peak.
@@ -48,28 +50,37 @@ class Recipe:
     flip: bool = True
     patience: int | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot be trained with."""
+        wanted = {
+            "epochs >= 1": self.epochs >= 1,
+            "batch >= 2": self.batch >= 2,  # BatchNorm has no statistics of one image
+            "lr > 0": 0 < self.lr < float("inf"),
+            "weight_decay >= 0": 0 <= self.weight_decay < float("inf"),
+            "0 < warm_up < 1": 0 < self.warm_up < 1,
+            "0 <= label_smoothing < 1": 0 <= self.label_smoothing < 1,
+            "shift >= 0": self.shift >= 0,
+            "patience >= 1": self.patience is None or self.patience >= 1,
+        }
+        missed = [rule for rule, kept in wanted.items() if not kept]
+        if missed:
+            raise InputError(f"recipe: expected {', '.join(missed)}, got {asdict(self)}")
+
 
 DIGITS = Arch("bandstop:resnet", {"width": 24, "blocks": "1-1-1"})  # for 8x8 pixels
 # small grey characters, which must not be mirrored
 CHARACTERS = Recipe(epochs=24, batch=64, lr=0.1, shift=1, flip=False)
+PLAIN = Recipe(epochs=20, lr=0.1)  # without shortcuts a high rate diverges
 TRANSFORMER = Recipe(epochs=60, optimizer="adamw", lr=1.5e-3, weight_decay=0.05)
 
 
 def recipe_for(arch: Arch, data: DataSplits) -> Recipe:
-    """Return the recipe that suits a network and the size of its images."""
-    if arch.name == "bandstop:vit":
-        return TRANSFORMER
-    return CHARACTERS if data.preprocess.size[0] < 16 else Recipe()
-
-
-@dataclass(slots=True)
-class _Run:
-    """All that has to be kept to go on after an interruption."""
-
-    epoch: int = 0
-    best_loss: float = float("inf")
-    best_epoch: int = 0
-    best: dict[str, Tensor] = field(default_factory=dict)
+    """Return the recipe that suits a network and its images; grey ones are not mirrored."""
+    family = {"bandstop:vit": TRANSFORMER, "bandstop:vgg": PLAIN}.get(arch.name, Recipe())
+    side = min(data.preprocess.size)
+    if side < 16 and family is not TRANSFORMER:
+        family = CHARACTERS
+    return replace(family, shift=max(1, side // 8), flip=data.preprocess.channels == 3)
 
 
 def train(
@@ -95,105 +106,29 @@ def train(
         trust_factory: see `build`.
 
     Raises:
+        InputError: too few images, or `partial` is of another training.
+        ArtifactError: `partial` is corrupt.
         DivergedError: the loss became NaN or infinite.
     """
     if len(data.train) < 2 or not len(data.validate):
         raise InputError("training needs at least two training images and one validation image")
-    prep = data.preprocess
+    prep, names = data.preprocess, data.class_names
     network = build(
-        arch,
-        len(data.class_names),
-        prep.channels,
-        prep.size,
-        seed=seed,
-        trust_factory=trust_factory,
+        arch, len(names), prep.channels, prep.size, seed=seed, trust_factory=trust_factory
     )
-    model = Classifier(network, arch, prep, data.class_names).to(device)
-    steps = recipe.epochs * _steps(len(data.train), recipe.batch)
-    optimizer = _optimizer(recipe, model.network)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, recipe.lr, total_steps=steps, pct_start=recipe.warm_up
-    )
-    generator = torch.Generator().manual_seed(seed)
-    run = _resume(partial, model, optimizer, schedule, generator)
-    for _ in progress(range(run.epoch, recipe.epochs), "train"):
-        _epoch_(model, data.train, recipe, optimizer, schedule, generator)
-        _judge_(run, model, data.validate)
-        if partial is not None:
-            replace_file(partial, _dump(run, model, optimizer, schedule, generator))
-        if recipe.patience is not None and run.epoch - run.best_epoch >= recipe.patience:
+    training = _start(Classifier(network, arch, prep, names).to(device), data, recipe, seed)
+    settings = _settings(arch, data, recipe, seed)
+    if partial is not None and partial.exists():
+        restore_(training, settings, partial)
+    for _ in progress(range(training.epoch, recipe.epochs), "train"):
+        if recipe.patience and training.epoch - training.best_epoch >= recipe.patience:
             break
-    model.network.load_state_dict(run.best)
-    return model.eval()
-
-
-def augment(image: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
-    """Return `image` (n, c, h, w) with each picture shifted, and mirrored half of the time."""
-    n, _, height, width = image.shape
-    if recipe.shift:
-        s = recipe.shift
-        padded = F.pad(image, (s, s, s, s))
-        dy, dx = torch.randint(0, 2 * s + 1, (2, n), generator=generator)
-        rows = (dy[:, None] + torch.arange(height))[:, :, None]  # (n, h, 1)
-        columns = (dx[:, None] + torch.arange(width))[:, None, :]  # (n, 1, w)
-        image = padded.permute(0, 2, 3, 1)[torch.arange(n)[:, None, None], rows, columns]
-        image = image.permute(0, 3, 1, 2).contiguous()
-    if recipe.flip:
-        mirrored = torch.rand(n, generator=generator) < 0.5
-        image = torch.where(mirrored[:, None, None, None], image.flip(3), image)
-    return image
-
-
-def _steps(images: int, batch: int) -> int:
-    # a last batch of one image has no statistics for BatchNorm and is left out
-    return -(-images // batch) - (images % batch == 1)
-
-
-def _optimizer(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
-    if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(
-            network.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay
-        )
-    return torch.optim.SGD(
-        network.parameters(),
-        lr=recipe.lr,
-        momentum=0.9,
-        nesterov=True,
-        weight_decay=recipe.weight_decay,
-    )
-
-
-def _epoch_(
-    model: Classifier,
-    images: ImageSet,
-    recipe: Recipe,
-    optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-    generator: torch.Generator,
-) -> None:
-    model.train()
-    for image, label in images.batches(recipe.batch, generator):
-        if len(label) < 2:
-            continue
-        answer = model(augment(image, recipe, generator).to(model.mean))
-        target = label.to(model.mean.device)
-        loss = F.cross_entropy(answer, target, label_smoothing=recipe.label_smoothing)
-        if not bool(torch.isfinite(loss)):
-            raise DivergedError(f"training: the loss is {loss.item()}; lower lr ({recipe.lr})")
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-    model.eval()
-
-
-def _judge_(run: _Run, model: Classifier, images: ImageSet) -> None:
-    answers = logits(model, images)
-    loss = F.cross_entropy(answers, images.labels).item()
-    run.epoch += 1
-    if loss < run.best_loss:
-        run.best_loss, run.best_epoch = loss, run.epoch
-        run.best = {k: v.detach().clone() for k, v in model.network.state_dict().items()}
+        _epoch_(training, data.train, recipe)
+        _judge_(training, data.validate)
+        if partial is not None:
+            keep(training, settings, partial)
+    training.model.network.load_state_dict(training.best)
+    return training.model
 
 
 def validation_accuracy(model: Classifier, data: DataSplits) -> float:
@@ -201,45 +136,86 @@ def validation_accuracy(model: Classifier, data: DataSplits) -> float:
     return accuracy(logits(model, data.validate).argmax(1), data.validate.labels)
 
 
-def _dump(
-    run: _Run,
-    model: Classifier,
-    optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-    generator: torch.Generator,
-) -> bytes:
-    state = {
-        "epoch": run.epoch,
-        "best_loss": run.best_loss,
-        "best_epoch": run.best_epoch,
-        "best": run.best,
-        "network": model.network.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "schedule": {k: v for k, v in schedule.state_dict().items() if k != "_anneal_func_type"},
-        "generator": generator.get_state(),
+def _start(model: Classifier, data: DataSplits, recipe: Recipe, seed: int) -> Training:
+    parameters, decay = list(model.network.parameters()), recipe.weight_decay
+    optimizer: torch.optim.Optimizer
+    if recipe.optimizer == "adamw":
+        optimizer = torch.optim.AdamW(parameters, recipe.lr, weight_decay=decay)
+    else:
+        optimizer = torch.optim.SGD(
+            parameters, recipe.lr, momentum=0.9, nesterov=True, weight_decay=decay
+        )
+    return Training(model, optimizer, torch.Generator().manual_seed(seed))
+
+
+def one_cycle(step: int, steps: int, warm_up: float) -> float:
+    """Return the rate at `step` of `steps` as a share of its peak (Smith and Topin 2018).
+
+    It rises from 1/25 along a cosine until `warm_up` of the steps are done, then falls to zero.
+    """
+    # PyTorch's own scheduler divides by zero where the rise is one step long
+    peak = warm_up * steps
+    if step < peak:
+        return 1 - 0.96 * (1 + math.cos(math.pi * step / peak)) / 2
+    return (1 + math.cos(math.pi * (step - peak) / (steps - peak))) / 2
+
+
+def _settings(arch: Arch, data: DataSplits, recipe: Recipe, seed: int) -> str:
+    """Return a digest of all that decides the outcome."""
+    parts = (data.train.index, data.train.labels, data.validate.index, data.validate.labels)
+    record = {
+        "arch": [arch.name, dict(arch.args)],
+        "recipe": asdict(recipe),
+        "seed": seed,
+        "classes": data.class_names,
+        "preprocess": asdict(data.preprocess),
+        "images": [hashlib.sha256(part.numpy().tobytes()).hexdigest() for part in parts],
     }
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    return buffer.getvalue()
+    return sha256(canonical_json(record))
 
 
-def _resume(
-    partial: Path | None,
-    model: Classifier,
-    optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-    generator: torch.Generator,
-) -> _Run:
-    if partial is None or not partial.exists():
-        return _Run()
-    try:
-        state: Mapping[str, object] = torch.load(partial, weights_only=True)
-        model.network.load_state_dict(state["network"])  # type: ignore[arg-type]  # checked by torch
-        optimizer.load_state_dict(state["optimizer"])  # type: ignore[arg-type]  # checked by torch
-        schedule.load_state_dict(schedule.state_dict() | state["schedule"])  # type: ignore[operator]  # a dict
-        generator.set_state(state["generator"])  # type: ignore[arg-type]  # checked by torch
-        return _Run(state["epoch"], state["best_loss"], state["best_epoch"], state["best"])  # type: ignore[arg-type]  # as _dump wrote them
-    except Exception as error:
-        raise ArtifactError(
-            f"{partial}: not the state of this training; remove it to start again"
-        ) from error
+def _epoch_(training: Training, images: ImageSet, recipe: Recipe) -> None:
+    model, generator = training.model, training.generator
+    model.train()
+    steps = recipe.epochs * (-(-len(images) // recipe.batch))
+    on_gpu = [model.mean.device] if model.mean.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=on_gpu):
+        # dropout draws from the global generator
+        torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+        for image, label in images.batches(recipe.batch, generator):
+            if len(label) > 1:  # one image has no statistics for BatchNorm
+                rate = recipe.lr * one_cycle(training.step, steps, recipe.warm_up)
+                _step_(training, _augmented(image, recipe, generator), label, recipe, rate)
+    model.eval()
+    training.epoch += 1
+
+
+def _step_(training: Training, image: Tensor, label: Tensor, recipe: Recipe, rate: float) -> None:
+    device = training.model.mean.device
+    answer = training.model(image.to(device))
+    loss = F.cross_entropy(answer, label.to(device), label_smoothing=recipe.label_smoothing)
+    if not bool(torch.isfinite(loss)):
+        raise DivergedError(f"training: the loss is {loss.item()}; lower lr ({recipe.lr})")
+    for group in training.optimizer.param_groups:
+        group["lr"] = rate
+    training.optimizer.zero_grad()
+    loss.backward()
+    training.optimizer.step()
+    training.step += 1
+
+
+def _augmented(image: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
+    if recipe.shift:
+        image = shifted(image, recipe.shift, generator)
+    return mirrored(image, generator) if recipe.flip else image
+
+
+def _judge_(training: Training, images: ImageSet) -> None:
+    """Keep the weights if they are the best so far on `images`."""
+    loss = F.cross_entropy(logits(training.model, images), images.labels).item()
+    if not loss < float("inf"):
+        raise DivergedError(f"training: the validation loss is {loss}; lower lr")
+    if loss < training.best_loss:
+        training.best_loss, training.best_epoch = loss, training.epoch
+        state = training.model.network.state_dict()
+        training.best = {name: value.detach().clone() for name, value in state.items()}
