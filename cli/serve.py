@@ -1,6 +1,8 @@
 """`bandstop serve`: a real Triton on a model repository, in the foreground."""
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -53,10 +55,10 @@ def run(
         server = stop(repository) if end else running(repository)
         show({"url": server.url, "pid": server.pid, "stopped": end}, as_json=as_json)
         return
-    signal.signal(signal.SIGTERM, _interrupt)
     say(BANNER)
     try:
         with (
+            _ended_by_sigterm(),
             start(repository, port=port, socket_dir=socket_dir, log=log, timeout=timeout) as triton,
             remembered(repository, triton),
         ):
@@ -71,5 +73,15 @@ def run(
     raise NotServed("the server ended by itself; see its log (--log FILE)")
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Take the signal that a service manager sends for Ctrl-C, while the block runs."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -13,6 +13,8 @@ from bandstop.serve.install import installed, refresh_backend
 from bandstop.serve.machine import check_machine, this_machine
 
 EXIT_TIMEOUT_S = 10
+# from 1.29 on, ONNX Runtime tells its makers about each model that it opens unless this is set
+NO_TELEMETRY = "ORT_DISABLE_TELEMETRY"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,4 +80,5 @@ def command_line(server: Server, repository: Path, address: Address, shm_prefix:
 def environment(server: Server, ours: Mapping[str, str]) -> dict[str, str]:
     """Return the server's environment: ours, without what would lead its Python astray."""
     astray = ("PYTHON", "VIRTUAL_ENV", "__PYVENV_LAUNCHER__")
-    return {k: v for k, v in ours.items() if not k.startswith(astray)} | dict(server.environment)
+    kept = {k: v for k, v in ours.items() if not k.startswith(astray)}
+    return {NO_TELEMETRY: "1"} | kept | dict(server.environment)

@@ -12,8 +12,10 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from tritonclient.grpc import InferInput
 
 from bandstop.serve import install as installation
 from bandstop.serve import state
@@ -28,7 +30,7 @@ from bandstop.serve.errors import (
 )
 from bandstop.serve.install import Installed, install, installed, refresh_backend
 from bandstop.serve.machine import Facts, check_machine, home
-from bandstop.serve.readiness import reason_in_log
+from bandstop.serve.readiness import prove, reason_in_log
 from bandstop.serve.repository import check_repository
 from bandstop.serve.state import remembered, running, stop
 from bandstop.serve.triton import Triton, start
@@ -147,9 +149,11 @@ def test_the_environment_is_ours_without_what_leads_python_astray() -> None:
     server = Server(Path("/t"), None, {"PATH": "/venv/bin:/bin", "PYTHONNOUSERSITE": "1"})
     assert environment(server, ours) == {
         "LANG": "C",
+        "ORT_DISABLE_TELEMETRY": "1",
         "PATH": "/venv/bin:/bin",
         "PYTHONNOUSERSITE": "1",
     }
+    assert environment(server, {"ORT_DISABLE_TELEMETRY": "0"})["ORT_DISABLE_TELEMETRY"] == "0"
 
 
 @pytest.fixture
@@ -424,6 +428,30 @@ def _failed(model: str, reason: str) -> str:
 )
 def test_the_reason_is_what_triton_wrote_in_one_line(log: str, expected: str) -> None:
     assert reason_in_log(log) == expected
+
+
+class Answering:
+    """A server whose one model answers with these bytes."""
+
+    def __init__(self, *contents: bytes) -> None:
+        self._contents = contents
+
+    def get_model_metadata(self, model: str, client_timeout: float) -> object:
+        return SimpleNamespace(
+            inputs=[SimpleNamespace(name="image", shape=[-1, 3], datatype="FP32")]
+        )
+
+    def infer(self, model: str, inputs: list[InferInput], client_timeout: float) -> object:
+        assert inputs[0].shape() == [1, 3]
+        reply = SimpleNamespace(raw_output_contents=self._contents)
+        return SimpleNamespace(get_response=lambda: reply)
+
+
+@pytest.mark.parametrize("contents", [(), (b"",), (b"1234", b"")])
+def test_a_model_that_answers_with_empty_tensors_is_not_served(contents: tuple[bytes, ...]) -> None:
+    with pytest.raises(NotServed, match="empty tensors: its Python has NumPy 2"):
+        prove(Answering(*contents), "digits")
+    prove(Answering(b"1234"), "digits")
 
 
 # --- notes about running servers

@@ -147,21 +147,33 @@ def split(values, counts):
 
 
 def session_options(config):
-    """Return ONNX Runtime's options by the C++ backend's keys."""
-    given = {k: v.get("string_value", "") for k, v in (config.get("parameters") or {}).items()}
+    """Return ONNX Runtime's options by the C++ backend's keys.
+
+    Raises:
+        TritonModelException: a value that is no number or not known.
+    """
     options = ort.SessionOptions()
     options.log_severity_level = FATAL
-    options.intra_op_num_threads = int(given.get("intra_op_thread_count") or 0)
-    options.inter_op_num_threads = int(given.get("inter_op_thread_count") or 0)
-    if given.get("execution_mode") == "1":
+    options.intra_op_num_threads = _number(config, "intra_op_thread_count", 0)
+    options.inter_op_num_threads = _number(config, "inter_op_thread_count", 0)
+    if _number(config, "execution_mode", 0) == 1:
         options.execution_mode = ort.ExecutionMode.ORT_PARALLEL
-    options.enable_cpu_mem_arena = given.get("enable_mem_arena", "1") != "0"
-    options.enable_mem_pattern = given.get("enable_mem_pattern", "1") != "0"
-    level = ((config.get("optimization") or {}).get("graph") or {}).get("level", 0)
-    options.graph_optimization_level = LEVELS[str(level)]
+    options.enable_cpu_mem_arena = _number(config, "enable_mem_arena", 1) != 0
+    options.enable_mem_pattern = _number(config, "enable_mem_pattern", 1) != 0
+    level = str(((config.get("optimization") or {}).get("graph") or {}).get("level", 0))
+    if level not in LEVELS:
+        raise pb.TritonModelException(f"optimization.graph.level {level}: expected -1, 0, 1 or 2")
+    options.graph_optimization_level = LEVELS[level]
     # idle threads that spin would take the processor from the other models
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
+
+
+def _number(config, key, default):
+    text = (config.get("parameters") or {}).get(key, {}).get("string_value", "")
+    if text and not (text.isascii() and text.isdecimal()):
+        raise pb.TritonModelException(f"parameter {key}: expected a number, got {text!r}")
+    return int(text) if text else default
 
 
 def open_session(config, folder, options):
@@ -193,7 +205,8 @@ def _tensor_misfits(entry, tensor, *, batched):
     wrong = []
     if TYPES.get(tensor.type) != entry["data_type"]:
         wrong.append(f"{entry['data_type']}, graph {tensor.type}")
-    dims = entry["reshape"].get("shape", []) if entry.get("reshape") else entry["dims"]
+    reshape = entry.get("reshape")
+    dims = entry["dims"] if reshape is None else reshape.get("shape", [])
     want = ([-1] if batched else []) + [int(d) for d in dims]
     have = [d if isinstance(d, int) else -1 for d in tensor.shape]
     if batched and have[:1] != [-1]:
