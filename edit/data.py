@@ -19,6 +19,7 @@ from bandstop.edit.sources import (
 SHARES = {"validate": 0.15, "test": 0.25}  # of a source that is not divided
 VALIDATION_SHARE = 0.1  # of the training images of a source with its own test set
 _STATISTICS_OF = 10_000  # training images that mean and deviation are computed from
+_LARGEST = 8192  # of an image's sides
 FORMS = "digits, parquet:FILE, imagefolder:DIR or torchvision:NAME@ROOT"
 
 
@@ -33,6 +34,8 @@ def load_data(spec: str, *, seed: int = 0, image_size: int | None = None) -> Dat
     Raises:
         InputError: no such data, or data that nothing can be trained on.
     """
+    if image_size is not None and not 1 <= image_size <= _LARGEST:
+        raise InputError(f"image size must be 1..{_LARGEST}, got {image_size}")
     source = read(spec, image_size)
     if len(source.class_names) < 2:
         raise InputError(f"data {spec}: expected two classes or more, got {source.class_names}")
@@ -116,7 +119,8 @@ def _held_out(
         members = torch.where(among & (labels == c))[0]
         members, total = members[torch.randperm(len(members), generator=generator)], len(members)
         for name, share in shares.items():
-            count = max(1, round(total * share))
+            # a class of few images keeps one to be trained on
+            count = min(max(1, round(total * share)), max(0, len(members) - 1))
             taken[name].append(members[:count])
             members = members[count:]
         taken["train"].append(members)

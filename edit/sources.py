@@ -14,6 +14,8 @@ from bandstop.edit.errors import InputError
 from bandstop.edit.images import Images
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".pgm", ".tif", ".tiff")
+# those that keep their images in memory as arrays, with labels and class names
+TORCHVISION = ("MNIST", "FashionMNIST", "KMNIST", "CIFAR10", "CIFAR100")
 FOLDERS = {"train": "train", "val": "validate", "validation": "validate", "test": "test"}
 
 
@@ -67,18 +69,26 @@ def read_parquet(paths: Sequence[Path], image_size: int | None) -> Source:
         encoded += rows
         labels += classes
         known |= named
-    count = max(known | dict.fromkeys(labels, "")) + 1 if labels else 0
+    if not labels:
+        raise InputError(f"data parquet:{paths[0]}: no rows")
+    count = max(*known, *labels, 0) + 1
+    if count > len(known) + len(labels):
+        raise InputError(f"data parquet:{paths[0]}: label {count - 1} in {len(labels)} rows")
     class_names = tuple(known.get(c, str(c)) for c in range(count))
     return Source(store(encoded, names, image_size), torch.tensor(labels), part, class_names)
 
 
 def read_imagefolder(root: Path, image_size: int | None) -> Source:
-    """Return the images of a folder with a folder a class, or with train, val and test folders."""
+    """Return the images of a folder with a folder a class, or with train, val and test folders.
+
+    Only beside a folder `train` are `val` and `test` anything but classes.
+    """
     if not root.is_dir():
         raise InputError(f"data imagefolder:{root}: no such folder")
-    parts = [d for d in sorted(root.iterdir()) if d.is_dir() and d.name in FOLDERS]
-    places = [(FOLDERS[d.name], d) for d in parts] or [("", root)]
-    classes = sorted({d.name for _, place in places for d in place.iterdir() if d.is_dir()})
+    parts = [d for d in _folders(root) if d.name in FOLDERS]
+    divided = any(d.name == "train" for d in parts)
+    places = [(FOLDERS[d.name], d) for d in parts] if divided else [("", root)]
+    classes = sorted({d.name for _, place in places for d in _folders(place)})
     files: list[Encoded] = []
     labels: list[int] = []
     part: list[str] = []
@@ -98,22 +108,25 @@ def read_torchvision(name: str, root: Path, image_size: int | None) -> Source:
     """Return a data set of torchvision that lies at `root`; nothing is downloaded."""
     from torchvision import datasets
 
-    make = getattr(datasets, name, None)
-    if make is None:
-        raise InputError(f"data torchvision:{name}: torchvision has no such data set")
-    try:
-        sets = {"train": make(root, train=True), "test": make(root, train=False)}
-    except (RuntimeError, TypeError, OSError) as error:
-        raise InputError(
-            f"data torchvision:{name}@{root}: {' '.join(str(error).split())}"
-        ) from error
+    if name not in TORCHVISION:
+        raise InputError(f"data torchvision:{name}: expected one of {', '.join(TORCHVISION)}")
     if image_size is not None:
         raise InputError("--image-size is not supported for torchvision data sets")
+    make = getattr(datasets, name)
+    try:
+        sets = {"train": make(root, train=True), "test": make(root, train=False)}
+    except (RuntimeError, OSError, ValueError, LookupError, AssertionError) as error:
+        reason = " ".join(str(error).split()) or "corrupt"
+        raise InputError(f"data torchvision:{name}@{root}: {reason}") from error
     arrays = [torch.as_tensor(np.asarray(part.data)) for part in sets.values()]
     images = torch.cat([a[:, None] if a.ndim == 3 else a.permute(0, 3, 1, 2) for a in arrays])
     labels = torch.cat([torch.as_tensor(part.targets).long() for part in sets.values()])
     part = [key for key, data in sets.items() for _ in range(len(data.targets))]
     return Source(images.contiguous(), labels, part, tuple(map(str, sets["train"].classes)))
+
+
+def _folders(place: Path) -> list[Path]:
+    return sorted(d for d in place.iterdir() if d.is_dir() and not d.name.startswith("."))
 
 
 def _read_rows(path: Path) -> tuple[list[Encoded], list[int], Mapping[int, str]]:
