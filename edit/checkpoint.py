@@ -56,7 +56,7 @@ def load_checkpoint(path: Path, *, trust_factory: bool = False) -> Classifier:
     """Return the classifier in the checkpoint `path`; everything is checked against its arch.
 
     Raises:
-        InputError: no such file.
+        InputError: no such file, or a network that cannot be built or is not trusted.
         ArtifactError: not a checkpoint, corrupt, or of another network than it says.
     """
     if not path.is_file():
@@ -71,6 +71,9 @@ def load_checkpoint(path: Path, *, trust_factory: bool = False) -> Classifier:
         raise ArtifactError(f"{path}: not a valid checkpoint: {misfits(error)}") from error
     prep = record.preprocess.preprocess()
     arch, names = record.arch.arch(), tuple(record.class_names)
-    network = build(arch, len(names), prep.channels, prep.size, trust_factory=trust_factory)
+    try:
+        network = build(arch, len(names), prep.channels, prep.size, trust_factory=trust_factory)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     network.load_state_dict(tensors.load(data, network.state_dict(), str(path)))
     return Classifier(network, arch, prep, names)

@@ -4,7 +4,6 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
-import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
@@ -14,7 +13,7 @@ from bandstop.edit.checkpoint import load_checkpoint
 from bandstop.edit.classifier import Arch, Classifier
 from bandstop.edit.errors import ArtifactError, InputError
 from bandstop.edit.images import DataSplits
-from bandstop.edit.tensors import misfits
+from bandstop.edit.tensors import check, check_header
 
 _WRAPPERS = ("state_dict", "model", "model_state_dict")
 
@@ -50,12 +49,7 @@ def load_model(
         arch, len(data.class_names), prep.channels, prep.size, trust_factory=trust_factory
     )
     state = read_weights(checkpoint)
-    wrong = misfits(state, network.state_dict())
-    if wrong:
-        shown = "; ".join(wrong[:8]) + (f"; and {len(wrong) - 8} more" if wrong[8:] else "")
-        raise ArtifactError(
-            f"{checkpoint} does not fit {model} with {len(data.class_names)} classes: {shown}"
-        )
+    check(state, network.state_dict(), str(checkpoint))
     network.load_state_dict(state)
     return Classifier(network, arch, prep, data.class_names)
 
@@ -70,14 +64,12 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise InputError(f"checkpoint {path}: no such file")
     try:
-        if not zipfile.is_zipfile(path):
-            return safetensors.torch.load_file(path)
-        # PyTorch does not check the CRC of what it reads
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        if damaged:
-            raise ArtifactError(f"{path}: {damaged} inside is corrupt; fetch it again")
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        if zipfile.is_zipfile(path):
+            content = _read_zip(path)
+        else:
+            data = path.read_bytes()
+            check_header(data, str(path))
+            content = safetensors.torch.load(data)
     except ArtifactError:
         raise
     except Exception as error:  # each format has its own errors, pickle's among them
@@ -85,9 +77,38 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise ArtifactError(
             f"{path}: not a safetensors file nor PyTorch weights that load safely ({reason})"
         ) from error
+    return _plain(content, path)
+
+
+def _read_zip(path: Path) -> object:
+    """Return what PyTorch reads from its zip file, after the checks that it does not make."""
+    with zipfile.ZipFile(path) as archive:
+        # PyTorch packs nothing, and a small packed file may unpack to more than the memory
+        packed = [i.filename for i in archive.infolist() if i.compress_type != zipfile.ZIP_STORED]
+        damaged = packed[0] if packed else archive.testzip()
+    if damaged:
+        raise ArtifactError(f"{path}: {damaged} inside is corrupt; fetch it again")
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _plain(content: object, path: Path) -> dict[str, Tensor]:
+    """Return the state dict in `content`, out of its wrappers and with the network's own names."""
     for key in _WRAPPERS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
     if not isinstance(content, Mapping) or not all(isinstance(v, Tensor) for v in content.values()):
         raise ArtifactError(f"{path}: expected a mapping of names to tensors")
-    return {str(name).removeprefix("module."): value for name, value in content.items()}
+    hollow = [str(name) for name, value in content.items() if not _filled(value)]
+    if hollow:
+        raise ArtifactError(f"{path}: {hollow[0]:.80} holds fewer numbers than its shape says")
+    names = list(map(str, content))
+    # DataParallel puts this in front of all
+    prefix = "module." if all(name.startswith("module.") for name in names) else ""
+    return {n.removeprefix(prefix): v for n, v in zip(names, content.values(), strict=True)}
+
+
+def _filled(value: Tensor) -> bool:
+    """Return whether `value` has a number of its own in every place; a kilobyte can claim 12 GB."""
+    if value.layout is not torch.strided or value.device.type != "cpu":
+        return False
+    return value.numel() * value.element_size() <= value.untyped_storage().nbytes()

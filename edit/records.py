@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from bandstop.edit.classifier import Arch, Classifier
 from bandstop.edit.images import Preprocess
@@ -12,7 +12,7 @@ from bandstop.edit.images import Preprocess
 class Strict(BaseModel):
     """A part of a record: no field too many, none missing, no conversion of types."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class ArchRecord(Strict):
@@ -35,6 +35,15 @@ class PreprocessRecord(Strict):
     std: list[Annotated[float, Field(gt=0)]]
     resize: Annotated[int, Field(ge=1, le=8192)] | None
     interpolation: Literal["nearest", "bilinear", "bicubic"]
+
+    @model_validator(mode="after")
+    def _one_value_a_channel(self) -> "PreprocessRecord":
+        if not len(self.mean) == len(self.std) == self.channels:
+            raise ValueError(
+                f"expected {self.channels} values in mean and in std, "
+                f"got {len(self.mean)} and {len(self.std)}"
+            )
+        return self
 
     def preprocess(self) -> Preprocess:
         """Return the preprocessing."""

@@ -35,11 +35,22 @@ def load(data: bytes, expected: Mapping[str, Tensor], where: str) -> dict[str, T
         tensors: dict[str, Tensor] = safetensors.torch.load(data)
     except safetensors.SafetensorError as error:
         raise ArtifactError(f"{where}: not a readable safetensors file ({error})") from error
+    check(tensors, expected, where)
+    return tensors
+
+
+def check(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: str) -> None:
+    """Check that `tensors` are `expected` in names, shapes and types, and finite.
+
+    Raises:
+        ArtifactError: they are not; all misfits in one message, and plainly if only the number of
+            classes differs.
+    """
     wrong = misfits(tensors, expected)
     if wrong:
+        classes = _other_classes(tensors, expected)
         shown = "; ".join(wrong[:8]) + (f"; and {len(wrong) - 8} more" if wrong[8:] else "")
-        raise ArtifactError(f"{where} does not fit the network: {shown}")
-    return tensors
+        raise ArtifactError(f"{where} does not fit the network: {classes}{shown}")
 
 
 def check_header(data: bytes, where: str) -> dict[str, str]:
@@ -79,7 +90,7 @@ def names(data: bytes) -> list[str]:
 def misfits(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
     """Return how `tensors` differ from `expected` in names, shapes, types; and which hold NaN."""
     wrong = [f"{name}: missing" for name in expected if name not in tensors]
-    for name, tensor in tensors.items():
+    for name, tensor in sorted(tensors.items()):  # the library gives them in any order
         if name not in expected:
             wrong.append(f"{name!r:.80}: not expected")
             continue
@@ -91,4 +102,22 @@ def misfits(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> li
             )
         elif tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             wrong.append(f"{name}: holds NaN or infinity")
+        elif name.endswith("running_var") and bool((tensor < 0).any()):
+            wrong.append(f"{name}: holds a negative variance")
     return wrong
+
+
+def _other_classes(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
+    """Return "N classes, expected M: " where that alone is wrong.
+
+    It shows in the last tensor; any layer before would be wrong in the inputs of its next one too.
+    """
+    if tensors.keys() != expected.keys():
+        return ""
+    shapes = {n: (tuple(tensors[n].shape), tuple(want.shape)) for n, want in expected.items()}
+    differing = {n: pair for n, pair in shapes.items() if pair[0] != pair[1]}
+    counts = {(got[:1], want[:1], got[1:] == want[1:]) for got, want in differing.values()}
+    match list(counts):
+        case [((got,), (want,), True)] if list(expected)[-1] in differing:
+            return f"{got} classes, expected {want}: "
+    return ""
