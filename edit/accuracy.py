@@ -14,7 +14,7 @@ def logits(model: Classifier, images: ImageSet, *, batch: int = 500) -> Tensor:
     """Return the logits (n, num_classes) of all images, on the CPU."""
     with torch.no_grad():
         parts = [model(image.to(model.mean)).cpu() for image, _ in images.batches(batch)]
-    return torch.cat(parts)
+    return torch.cat(parts) if parts else torch.empty(0, model.num_classes)
 
 
 def accuracy(predicted: Tensor, labels: Tensor) -> float:

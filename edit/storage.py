@@ -33,7 +33,8 @@ def state_sha256(state: Mapping[str, Tensor]) -> str:
     for name in sorted(state):
         value = state[name].detach().cpu().contiguous()
         whole.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        whole.update(value.numpy().tobytes())
+        # as bytes, since NumPy has no bfloat16
+        whole.update(value.flatten().view(torch.uint8).numpy().tobytes())
     return whole.hexdigest()
 
 
