@@ -33,7 +33,7 @@ def run(
     epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's.")] = None,
     lr: Annotated[float | None, typer.Option(min=0, help="Instead of the recipe's.")] = None,
     image_size: Annotated[
-        int | None, typer.Option(help="Stretch images to this height and width.")
+        int | None, typer.Option(min=1, help="Stretch images to this height and width.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seeds split, weights, order, augmentation.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
@@ -53,16 +53,17 @@ def run(
     partial = out.with_name(out.name + ".partial")
     if partial.exists() and not resume:
         raise InputError(f"{partial} is left of an interrupted run; say --resume or remove it")
+    where = _device(device)
     chosen = parse_arch(arch, _pairs(arch_arg or []))
     splits = load_data(data, seed=seed, image_size=image_size)
     recipe = recipe_for(chosen, splits)
-    recipe = replace(recipe, epochs=epochs or recipe.epochs, lr=lr or recipe.lr)
+    recipe = replace(recipe, epochs=epochs or recipe.epochs, lr=recipe.lr if lr is None else lr)
     model = train(
         chosen,
         splits,
         recipe,
         seed=seed,
-        device=_device(device),
+        device=where,
         partial=partial,
         trust_factory=trust_factory,
     )
