@@ -122,6 +122,7 @@ def prep(**values: object) -> dict[str, object]:
         (field("class_names", ["one"]), "class_names: "),
         (field("class_names", ["a", "", "c"]), r"class_names\.1: "),
         (field("preprocess", prep(mean=[0.1, 0.2, 0.3])), "expected 1 values in mean"),
+        (field("preprocess", prep(mean=[0.1] * 3, std=[0.4] * 3)), "got 3 and 3"),
         (field("preprocess", prep(std=[0.0])), r"preprocess\.std\.0: "),
         (field("preprocess", prep(mean=[float("nan")])), r"preprocess\.mean\.0: "),
         (field("preprocess", prep(size=[8])), r"preprocess\.size: "),
