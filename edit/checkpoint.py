@@ -52,6 +52,16 @@ def save_checkpoint(out: Path, model: Classifier, *, seed: int) -> None:
     write_file(out, tensors.dump(model.network.state_dict(), metadata))
 
 
+def describe_checkpoint(path: Path) -> Description:
+    """Return what the checkpoint `path` says of itself; its weights are not looked at.
+
+    Raises:
+        InputError: no such file.
+        ArtifactError: not a checkpoint, or its description is corrupt.
+    """
+    return _described(_read(path), path)
+
+
 def load_checkpoint(path: Path, *, trust_factory: bool = False) -> Classifier:
     """Return the classifier in the checkpoint `path`; everything is checked against its arch.
 
@@ -59,16 +69,8 @@ def load_checkpoint(path: Path, *, trust_factory: bool = False) -> Classifier:
         InputError: no such file, or a network that cannot be built or is not trusted.
         ArtifactError: not a checkpoint, corrupt, or of another network than it says.
     """
-    if not path.is_file():
-        raise InputError(f"checkpoint {path}: no such file")
-    data = path.read_bytes()
-    metadata = tensors.check_header(data, str(path))
-    if _KEY not in metadata:
-        raise ArtifactError(f"{path}: not a checkpoint of bandstop train (no description inside)")
-    try:
-        record = Description.model_validate_json(metadata[_KEY])
-    except ValidationError as error:
-        raise ArtifactError(f"{path}: not a valid checkpoint: {misfits(error)}") from error
+    data = _read(path)
+    record = _described(data, path)
     prep = record.preprocess.preprocess()
     arch, names = record.arch.arch(), tuple(record.class_names)
     try:
@@ -77,3 +79,19 @@ def load_checkpoint(path: Path, *, trust_factory: bool = False) -> Classifier:
         raise InputError(f"{path}: {error}") from error
     network.load_state_dict(tensors.load(data, network.state_dict(), str(path)))
     return Classifier(network, arch, prep, names)
+
+
+def _read(path: Path) -> bytes:
+    if not path.is_file():
+        raise InputError(f"checkpoint {path}: no such file")
+    return path.read_bytes()
+
+
+def _described(data: bytes, path: Path) -> Description:
+    metadata = tensors.check_header(data, str(path))
+    if _KEY not in metadata:
+        raise ArtifactError(f"{path}: not a checkpoint of bandstop train (no description inside)")
+    try:
+        return Description.model_validate_json(metadata[_KEY])
+    except ValidationError as error:
+        raise ArtifactError(f"{path}: not a valid checkpoint: {misfits(error)}") from error

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from bandstop.edit.decode import Want
 from bandstop.edit.errors import InputError
 from bandstop.edit.images import DataSplits, ImageSet, Preprocess
 from bandstop.edit.sources import (
@@ -23,38 +24,43 @@ _LARGEST = 8192  # of an image's sides
 FORMS = "digits, parquet:FILE, imagefolder:DIR or torchvision:NAME@ROOT"
 
 
-def load_data(spec: str, *, seed: int = 0, image_size: int | None = None) -> DataSplits:
+def load_data(
+    spec: str,
+    *,
+    seed: int = 0,
+    image_size: int | None = None,
+    preprocess: Preprocess | None = None,
+) -> DataSplits:
     """Return the data set that `spec` names; `seed` alone decides the split.
 
     Args:
         spec: digits, parquet:FILE[,FILE], imagefolder:DIR or torchvision:NAME@ROOT.
         seed: divides what the source has not divided itself, class by class.
         image_size: stretch images to this height and width; needed where sizes differ.
+        preprocess: prepare images as a model wants them, instead; None: mean and deviation are
+            computed from the training images.
 
     Raises:
         InputError: no such data, or data that nothing can be trained on.
     """
     if image_size is not None and not 1 <= image_size <= _LARGEST:
         raise InputError(f"image size must be 1..{_LARGEST}, got {image_size}")
-    source = read(spec, image_size)
-    if len(source.class_names) < 2:
-        raise InputError(f"data {spec}: expected two classes or more, got {source.class_names}")
+    source = read(spec, preprocess or image_size)
+    names = source.class_names
+    if len(names) < 2 or len(set(names)) < len(names):
+        raise InputError(f"data {spec}: expected two classes or more, each once, got {names[:20]}")
     parts = divide(source.labels, source.part, torch.Generator().manual_seed(seed))
     sets = {n: ImageSet(source.images, i, source.labels[i]) for n, i in parts.items()}
-    counts = sets["train"].labels.bincount(minlength=len(source.class_names))
-    empty = [source.class_names[c] for c in torch.where(counts == 0)[0].tolist()]
+    counts = sets["train"].labels.bincount(minlength=len(names))
+    empty = [names[c] for c in torch.where(counts == 0)[0].tolist()]
     if empty:
         raise InputError(f"data {spec}: no training image of {', '.join(empty[:5])}")
-    return DataSplits(
-        sets["train"],
-        sets["validate"],
-        sets["test"],
-        source.class_names,
-        statistics(sets["train"]),
-    )
+    prep = preprocess or statistics(sets["train"])
+    _check_shape(spec, sets["train"], prep)
+    return DataSplits(sets["train"], sets["validate"], sets["test"], names, prep)
 
 
-def read(spec: str, image_size: int | None) -> Source:
+def read(spec: str, want: Want) -> Source:
     """Return all images that `spec` names.
 
     Raises:
@@ -62,16 +68,16 @@ def read(spec: str, image_size: int | None) -> Source:
     """
     kind, _, rest = spec.partition(":")
     if spec == "digits":
-        if image_size not in (None, 8):
-            raise InputError(f"digits are 8x8 pixels, got image size {image_size}")
+        if isinstance(want, int) and want != 8:
+            raise InputError(f"digits are 8x8 pixels, got image size {want}")
         return read_digits()
     if kind == "parquet" and rest:
-        return read_parquet([Path(p) for p in rest.split(",")], image_size)
+        return read_parquet([Path(p) for p in rest.split(",")], want)
     if kind == "imagefolder" and rest:
-        return read_imagefolder(Path(rest), image_size)
+        return read_imagefolder(Path(rest), want)
     if kind == "torchvision" and "@" in rest:
         name, _, root = rest.partition("@")
-        return read_torchvision(name, Path(root), image_size)
+        return read_torchvision(name, Path(root), want)
     raise InputError(f"no data {spec!r}; expected {FORMS}")
 
 
@@ -108,6 +114,16 @@ def statistics(images: ImageSet) -> Preprocess:
         mean=tuple(round(v, 4) for v in mean),
         std=tuple(round(v, 4) for v in std),
     )
+
+
+def _check_shape(spec: str, images: ImageSet, prep: Preprocess) -> None:
+    """Refuse a source of arrays, which are not resized, where a model wants another shape."""
+    shape = tuple(images.images[images.index[:1]].shape[1:])
+    if shape != (prep.channels, *prep.size):
+        raise InputError(
+            f"data {spec}: images are {shape} (channels, height, width), "
+            f"the model takes {(prep.channels, *prep.size)}"
+        )
 
 
 def _held_out(

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bandstop.edit.decode import Encoded, store
+from bandstop.edit.decode import Encoded, Want, store
 from bandstop.edit.errors import InputError
 from bandstop.edit.images import Images
 
@@ -47,7 +47,7 @@ def read_digits() -> Source:
     return Source(images, labels, [""] * len(labels), tuple(str(n) for n in data.target_names))
 
 
-def read_parquet(paths: Sequence[Path], image_size: int | None) -> Source:
+def read_parquet(paths: Sequence[Path], want: Want) -> Source:
     """Return the images of parquet files in the Hugging Face layout.
 
     A struct column with a field `bytes` holds the encoded image, `label` its class. Where the one
@@ -74,11 +74,16 @@ def read_parquet(paths: Sequence[Path], image_size: int | None) -> Source:
     count = max(*known, *labels, 0) + 1
     if count > len(known) + len(labels):
         raise InputError(f"data parquet:{paths[0]}: label {count - 1} in {len(labels)} rows")
+    outside = sorted({c for c in labels if known and c not in known})
+    if outside:
+        raise InputError(
+            f"data parquet:{paths[0]}: label {outside[0]} has no name among the {len(known)} known"
+        )
     class_names = tuple(known.get(c, str(c)) for c in range(count))
-    return Source(store(encoded, names, image_size), torch.tensor(labels), part, class_names)
+    return Source(store(encoded, names, want), torch.tensor(labels), part, class_names)
 
 
-def read_imagefolder(root: Path, image_size: int | None) -> Source:
+def read_imagefolder(root: Path, want: Want) -> Source:
     """Return the images of a folder with a folder a class, or with train, val and test folders.
 
     Only beside a folder `train` are `val` and `test` anything but classes.
@@ -101,16 +106,16 @@ def read_imagefolder(root: Path, image_size: int | None) -> Source:
     if not files:
         raise InputError(f"data imagefolder:{root}: no images in class folders")
     names = [str(file) for file in files]
-    return Source(store(files, names, image_size), torch.tensor(labels), part, tuple(classes))
+    return Source(store(files, names, want), torch.tensor(labels), part, tuple(classes))
 
 
-def read_torchvision(name: str, root: Path, image_size: int | None) -> Source:
+def read_torchvision(name: str, root: Path, want: Want) -> Source:
     """Return a data set of torchvision that lies at `root`; nothing is downloaded."""
     from torchvision import datasets
 
     if name not in TORCHVISION:
         raise InputError(f"data torchvision:{name}: expected one of {', '.join(TORCHVISION)}")
-    if image_size is not None:
+    if isinstance(want, int):
         raise InputError("--image-size is not supported for torchvision data sets")
     make = getattr(datasets, name)
     try:
