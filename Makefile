@@ -1,5 +1,5 @@
 # Two commands for a fresh machine: `make demo` and `make test`. Both set up .venv themselves.
-.PHONY: demo test lint check-long setup clean
+.PHONY: demo test lint check-long triton-repo setup clean
 SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
@@ -21,12 +21,20 @@ lint: $(VENV)/.ready
 check-long: setup
 	$(BIN)/python -m pytest -q -m long
 
+# the models in triton_repo, made anew by the demo
+triton-repo: setup
+	rm -rf triton_repo/digits_* build/demo
+	mkdir -p build
+	$(BIN)/bandstop demo --out build/demo
+	$(BIN)/bandstop repo publish build/demo/releases/digits_gated triton_repo
+	$(BIN)/bandstop repo publish build/demo/releases/digits_svd_3 triton_repo --model digits_baked
+
 setup: $(VENV)/.ready
 	$(BIN)/bandstop serve --install
 
 # any Python 3.11 or 3.12 that can make virtual environments
 $(VENV)/.ready: pyproject.toml
-	@set -e; for python in $(PYTHON) python3 python3.12 python3.11; do \
+	@set -e; for python in $(or $(PYTHON),python3 python3.12 python3.11); do \
 	  if $$python -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; \
 	  then found=$$python; break; fi; done; \
 	if [ -z "$$found" ]; then \

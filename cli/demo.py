@@ -45,7 +45,9 @@ WF_STEPS = 150
 
 @app.command(name="demo")
 def run(
-    seed: Annotated[int, typer.Option(min=0, help="Seeds the split, training and methods.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**63 - 1, help="Seeds the split, training and methods.")
+    ] = 0,
     out: Annotated[
         Path | None, typer.Option(help="Folder to write; bandstop-demo, or -2, -3 .. if taken.")
     ] = None,
@@ -68,7 +70,7 @@ def run(
     base = fold_batchnorm(parent)
     baked, gated = forget(folders, parent, data, seed)
     with step("export and check 12 models"):
-        releases = release_all(folders, base, baked, gated)
+        releases = release_all(folders, parent, baked, gated)
     with step("publish them"):
         publish_all(folders, releases)
     with step("start Triton, ask it over gRPC"), start(folders.repository) as server:

@@ -37,7 +37,7 @@ class Row:
         forget_acc: accuracy on the images of that class, 0..1.
         retain_acc: accuracy on all other images, 0..1.
         served: whether the answers came from Triton over gRPC.
-        edit_norm: the smallest relative change of any layer that the method edits.
+        edit_norm: the smallest relative change of any layer, of any convolution for gated.
     """
 
     model: str

@@ -21,7 +21,8 @@ from bandstop.edit.moments import editable_layers
 from bandstop.edit.request import ForgetRequest
 from bandstop.edit.train import CHARACTERS, DIGITS, train
 from bandstop.edit.unlearn import unlearn
-from bandstop.export.parity import masked_logits
+from bandstop.export.errors import ParityFailed
+from bandstop.export.parity import TOLERANCE, masked_logits
 from bandstop.export.record import Release, ServingRecord
 from bandstop.export.release import Options, export_release, release_classifier
 from bandstop.export.repository import publish
@@ -136,6 +137,9 @@ def batch_parity(url: str, gated: Artifact, images: Pixels, seed: int) -> float:
     """Return how far one request of 64 images with mixed classes is from masked weights, at most.
 
     Row by row: the reference is the network in PyTorch with literally masked weights.
+
+    Raises:
+        ParityFailed: further than the tolerance of an export.
     """
     generator = np.random.default_rng(seed)
     chosen = images[generator.permutation(len(images))[:_BATCH]]
@@ -147,6 +151,11 @@ def batch_parity(url: str, gated: Artifact, images: Pixels, seed: int) -> float:
     for image, c, answer in zip(chosen, classes, answers, strict=True):
         reference = masked_logits(gated.model, gated.gates, [c], torch.from_numpy(image[None]))
         gaps.append(float((reference[0] - answer).abs().max()))
+    if max(gaps) > TOLERANCE:
+        raise ParityFailed(
+            f"one request of {len(chosen)} classes: the server's logits differ from masked weights "
+            f"by {max(gaps):.1e}, expected <= {TOLERANCE:.0e}"
+        )
     return max(gaps)
 
 

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from bandstop.cli.output import say, show
 from bandstop.edit.artifact import save_artifact
-from bandstop.edit.data import load_data
+from bandstop.edit.data_for import data_for
 from bandstop.edit.errors import InputError
 from bandstop.edit.load import load_model
 from bandstop.edit.method import Method
@@ -22,6 +22,7 @@ from bandstop.edit.unlearn import every_class, unlearn
 
 app = typer.Typer(add_completion=False)
 _ALL_AT_ONCE = ("wf-net",)
+MAX_SEED = 2**63 - 1
 
 
 @app.command(name="unlearn")
@@ -52,7 +53,10 @@ def run(
     image_size: Annotated[
         int | None, typer.Option(help="Stretch images to this height and width.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seeds the split of the data and the method.")] = 0,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, max=MAX_SEED, help="Seeds the method, for foreign weights the split too; 0."),
+    ] = None,
     trust_factory: Annotated[
         bool, typer.Option("--trust-factory", help="Allow --model to import your own module.")
     ] = False,
@@ -65,16 +69,19 @@ def run(
 
     Example: bandstop unlearn svd --model base.safetensors --data digits --forget 3 --out no-three
     """
-    chosen = resolve(preset(method, preset_name), config, [*(settings or []), f"seed={seed}"])
+    given = [*(settings or []), *([] if seed is None else [f"seed={seed}"])]
+    chosen = resolve(preset(method, preset_name), config, given)
     if dry_run:
         show({"method": method, **asdict(chosen)}, as_json=as_json)  # type: ignore[call-overload]  # a Method is a dataclass, which a Protocol cannot say
         return
     refuse_existing(out)
-    splits = load_data(data, seed=seed, image_size=image_size)
+    splits = data_for(model, data, seed=chosen.seed, image_size=image_size)
     parent = load_model(model, splits, checkpoint=checkpoint, trust_factory=trust_factory)
     if (forget is None) != (method in _ALL_AT_ONCE):
         wanted = "unlearns every class in one run, so leave --forget out"
-        raise InputError(f"{method} {wanted if forget else 'needs --forget NAME|INDEX[,..]'}")
+        raise InputError(
+            f"{method} {wanted if forget is not None else 'needs --forget NAME|INDEX[,..]'}"
+        )
     request = every_class(parent) if forget is None else parse_forget(forget, parent.class_names)
     started = time.perf_counter()
     folded, edit = unlearn(parent, chosen, request, splits)
@@ -103,7 +110,7 @@ def resolve(base: Method, config: Path | None, settings: list[str]) -> Method:
         key, equals, value = text.partition("=")
         if not equals:
             raise InputError(f"--set {text}: expected key=value")
-        given[key] = yaml.safe_load(value)
+        given[key] = _read_value(text, value)
     known = [f.name for f in fields(base)]  # type: ignore[arg-type]  # a dataclass, see Method
     unknown = [key for key in given if key not in known]
     if unknown:
@@ -112,8 +119,17 @@ def resolve(base: Method, config: Path | None, settings: list[str]) -> Method:
     try:
         return TypeAdapter(type(base)).validate_python(values)
     except ValidationError as error:
-        lines = [f"{e['loc'][0]}: {e['msg']}" for e in error.errors(include_url=False)]
+        lines = [
+            f"{(*e['loc'], 'setting')[0]}: {e['msg']}" for e in error.errors(include_url=False)
+        ]
         raise InputError("; ".join(lines)) from error
+
+
+def _read_value(text: str, value: str) -> object:
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise InputError(f"--set {text}: the value is not readable YAML") from error
 
 
 def _read_yaml(config: Path) -> dict[str, object]:

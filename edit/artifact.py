@@ -44,7 +44,7 @@ _MANIFEST_LIMIT = 16 << 20  # bytes; a thousand class names take 20 kB
 
 
 class RequestRecord(Strict):
-    """See `ForgetRequest`; instances are kept as a digest of their positions, not by name."""
+    """See `ForgetRequest`."""
 
     classes: list[int]
     instances: list[int]
@@ -223,7 +223,7 @@ def _load_masks(
 ) -> dict[str, Tensor]:
     tensors.check_header(data, f"{path}/{GATES}")
     header = tensors.names(data)
-    unknown = [name for name in header if name not in state]
+    unknown = [name for name in header if name not in state or not state[name].ndim]
     if unknown:
         raise ArtifactError(f"{path}/{GATES}: masks for unknown parameters {unknown[:8]}")
     expected = {name: torch.empty(num_classes, len(state[name])) for name in header}

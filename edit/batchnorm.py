@@ -83,7 +83,8 @@ def _scale_and_shift(norm: BatchNorm) -> tuple[Tensor, Tensor]:
 
 def _layer_before(network: nn.Module, image: Tensor) -> dict[str, str]:
     """Return BatchNorm name -> name of the layer whose output it reads, each called once."""
-    made: dict[int, tuple[str, Tensor]] = {}  # keeps outputs alive, so that no id is used twice
+    # output -> its layer and version; keeps outputs alive, so that no id is used twice
+    made: dict[int, tuple[str, Tensor, int]] = {}
     pairs: dict[str, str] = {}
     calls: Counter[str] = Counter()
 
@@ -92,7 +93,7 @@ def _layer_before(network: nn.Module, image: Tensor) -> dict[str, str]:
             if isinstance(module, nn.Conv2d | nn.Linear):
 
                 def made_by(_m: nn.Module, _x: object, y: Tensor, name: str = name) -> None:
-                    made[id(y)] = (name, y)
+                    made[id(y)] = (name, y, y._version)
                     calls[name] += 1
 
                 hooks.callback(module.register_forward_hook(made_by).remove)
@@ -100,8 +101,9 @@ def _layer_before(network: nn.Module, image: Tensor) -> dict[str, str]:
 
                 def read_by(_m: nn.Module, x: tuple[Tensor, ...], name: str = name) -> None:
                     calls[name] += 1
-                    if id(x[0]) in made:
-                        pairs[name] = made[id(x[0])][0]
+                    layer, _, written = made.get(id(x[0]), ("", None, -1))
+                    if written == x[0]._version:  # else changed in place in between
+                        pairs[name] = layer
 
                 hooks.callback(module.register_forward_pre_hook(read_by).remove)
         network(image)

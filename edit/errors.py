@@ -23,3 +23,7 @@ class ArtifactError(EditError):
 
 class DivergedError(EditError):
     """A training ran into NaN or infinity; nothing was written."""
+
+
+class NothingForgottenError(EditError):
+    """A method found no edit that forgets better than leaving the network as it is."""

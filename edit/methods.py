@@ -10,7 +10,11 @@ from bandstop.edit.method import Method
 from bandstop.edit.svd import SVD
 from bandstop.edit.wf_net import WFNet
 
-METHODS: Mapping[str, type[SVD] | type[WFNet] | type[LogitMask]] = {"svd": SVD, "wf-net": WFNet, "logit-mask": LogitMask}
+METHODS: Mapping[str, type[SVD] | type[WFNet] | type[LogitMask]] = {
+    "svd": SVD,
+    "wf-net": WFNet,
+    "logit-mask": LogitMask,
+}
 PAPER = {"svd": svd.PAPER, "wf-net": wf_net.PAPER}
 
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bandstop.edit.classifier import Classifier
+from bandstop.edit.errors import InputError
 from bandstop.edit.images import ImageSet
 
 Layer = nn.Conv2d | nn.Linear
@@ -51,14 +52,19 @@ def second_moments(model: Classifier, images: ImageSet, *, batch: int = 100) -> 
 
     The moment is not centred (paper A, algorithm 1) and sums over images, so moments of disjoint
     sets add. `model` is only read.
+
+    Raises:
+        InputError: a layer is never called, so that what it reads cannot be seen.
     """
     layers = editable_layers(model.network)
     total = {name: _zeros(layer) for name, layer in layers.items()}
+    reached: set[str] = set()
 
     with ExitStack() as hooks, torch.no_grad():
         for name, layer in layers.items():
 
             def add_(module: nn.Module, inputs: tuple[Tensor, ...], name: str = name) -> None:
+                reached.add(name)
                 for part in _chunks(layers[name], inputs[0]):
                     rows = layer_rows(layers[name], part)
                     total[name] += (rows.mT @ rows).double()
@@ -66,6 +72,12 @@ def second_moments(model: Classifier, images: ImageSet, *, batch: int = 100) -> 
             hooks.callback(layer.register_forward_pre_hook(add_).remove)
         for image, _ in images.batches(batch):
             model(image.to(model.mean))
+    bypassed = [name for name in layers if name not in reached]
+    if bypassed:
+        raise InputError(
+            f"{model.arch.name} never calls {', '.join(bypassed[:5])}: it multiplies with their "
+            "weights by itself, as torch's MultiheadAttention does, and what they read is not seen"
+        )
     return total
 
 

@@ -38,13 +38,14 @@ def search(
 ) -> tuple[Trial, list[Trial]]:
     """Return the best trial and all that were made; `original` wins where none scores higher.
 
+    Pairs with alpha_f <= alpha_r / 1000 are left out, as the authors do: nearly all is protected.
     For each alpha_r, alpha_f rises until `retain` is below the best score, since no higher one
     can win then, or `forget` is below `forgotten`. Ties go to the smaller change of the weights,
     then to the smaller alpha_f.
     """
     best, trials = original, []
     for alpha_r in alphas_r:
-        for alpha_f in sorted(alphas_f):
+        for alpha_f in sorted(a for a in alphas_f if a > alpha_r / 1000):
             trial = evaluate(alpha_r, alpha_f)
             trials.append(trial)
             if trial.score > original.score:

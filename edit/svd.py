@@ -10,6 +10,7 @@ at many grid points, and the one that it picks first still recognises 1 to 2 % o
 `PAPER` compares accuracies.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -20,7 +21,7 @@ from torch.func import functional_call
 
 from bandstop.edit.classifier import Classifier
 from bandstop.edit.edits import WeightEdit
-from bandstop.edit.errors import DivergedError, InputError
+from bandstop.edit.errors import DivergedError, InputError, NothingForgottenError
 from bandstop.edit.images import ImageSet
 from bandstop.edit.method import Splits
 from bandstop.edit.moments import editable_layers, second_moments, weight_matrix
@@ -52,14 +53,33 @@ class SVD:
     compare: Literal["probability", "accuracy"] = "probability"
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        """Refuse settings that no edit can be made with, all at once."""
+        wrong = [
+            f"{name} must be a list of finite numbers >= 0, got {list(values)}"
+            for name, values in (("alpha_r", self.alpha_r), ("alpha_f", self.alpha_f))
+            if not values or not all(0 <= a < math.inf for a in values)
+        ]
+        wrong += [
+            f"{name} must be 1 or more, got {count}"
+            for name, count in (
+                ("retain_images", self.retain_images),
+                ("forget_images", self.forget_images),
+            )
+            if count < 1
+        ]
+        if wrong:
+            raise InputError("svd: " + "; ".join(wrong))
+
     def __call__(self, model: Classifier, request: ForgetRequest, data: Splits) -> WeightEdit:
         """Return the edit of every convolution and linear layer; `model` is left as it was.
 
         Raises:
-            InputError: no images to forget, to retain or to validate with, or a scaling below 0.
+            InputError: no images to forget, to retain or to validate with.
+            NothingForgottenError: no grid point is better than the unedited network.
             DivergedError: an edited weight is not finite.
         """
-        _check(self, request, data)
+        _check(request, data)
         generator = torch.Generator().manual_seed(self.seed)
         retain = _unit_moments(model, _sample(data.retain, self.retain_images, generator))
         forget = _unit_moments(model, _sample(data.forget, self.forget_images, generator))
@@ -72,7 +92,12 @@ class SVD:
 
         chance = 1 / model.num_classes if self.compare == "accuracy" else 0.0
         best, trials = search(self.alpha_r, self.alpha_f, evaluate, original, forgotten=chance)
-        weights = {} if best is original else grid.weights(best.alpha_r, best.alpha_f)
+        if best is original:
+            raise NothingForgottenError(
+                f"svd: none of {len(trials)} settings did better than the unedited network (score "
+                f"{original.score:.3f}); nothing was written, try other alpha_r and alpha_f"
+            )
+        weights = grid.weights(best.alpha_r, best.alpha_f)
         bad = [name for name, w in weights.items() if not bool(torch.isfinite(w).all())]
         if bad:
             raise DivergedError(f"svd: the edit of {bad[0]} is not finite; nothing was written")
@@ -137,7 +162,7 @@ class Grid:
         return self._factors.get((name, alpha))
 
 
-def _check(setting: SVD, request: ForgetRequest, data: Splits) -> None:
+def _check(request: ForgetRequest, data: Splits) -> None:
     misfits = [
         f"no {what} images"
         for what, images in (
@@ -148,9 +173,6 @@ def _check(setting: SVD, request: ForgetRequest, data: Splits) -> None:
         )
         if not len(images)
     ]
-    scalings = (*setting.alpha_r, *setting.alpha_f)
-    if not setting.alpha_r or not setting.alpha_f or not all(a >= 0 for a in scalings):
-        misfits.append(f"alpha_r and alpha_f must be lists of numbers >= 0, got {scalings}")
     if not request.classes:
         misfits.append("svd forgets classes, not instances")
     if misfits:

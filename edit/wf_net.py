@@ -9,12 +9,13 @@ image that is recognised with certainty does not outweigh all others; and alpha 
 with a one-cycle rate. `PAPER` holds the paper's own setting.
 """
 
+import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bandstop.edit.classifier import Classifier
@@ -23,6 +24,7 @@ from bandstop.edit.errors import DivergedError, InputError
 from bandstop.edit.gates import Gated, gateable
 from bandstop.edit.images import ImageSet
 from bandstop.edit.method import Splits
+from bandstop.edit.moments import editable_layers
 from bandstop.edit.progress import progress
 from bandstop.edit.request import ForgetRequest
 
@@ -63,8 +65,27 @@ class WFNet:
     schedule: Literal["one-cycle", "constant"] = "one-cycle"
     bound: float = 3.0
     validate_every: int | None = 30
-    patience: int | None = None
+    patience: int | None = 10
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse settings that nothing can be trained with, all at once."""
+        smallest = {"steps": 1, "batch": 2, "chi": 1, "validate_every": 1, "patience": 1}
+        positive = ("lr", "bound")
+        values = asdict(self)
+        wrong = [
+            f"{name} must be {least} or more, got {values[name]}"
+            for name, least in smallest.items()
+            if values[name] is not None and values[name] < least
+        ]
+        wrong += [
+            f"{name} must be a number {'above' if name in positive else 'from'} 0, got {value}"
+            for name, value in values.items()
+            if isinstance(value, float)
+            and not (0 <= value < math.inf and (value > 0 or name not in positive))
+        ]
+        if wrong:
+            raise InputError("wf-net: " + "; ".join(wrong))
 
     def __call__(self, model: Classifier, request: ForgetRequest, data: Splits) -> GateEdit:
         """Return masks of which row c forgets class c; `model` is left as it was.
@@ -73,10 +94,7 @@ class WFNet:
             InputError: the request is not for all classes, or there are no images.
             DivergedError: the loss became NaN or infinite.
         """
-        if request.classes != tuple(range(model.num_classes)):
-            raise InputError("wf-net unlearns every class in one run; name no class")
-        if not len(data.forget) or not len(data.validate):
-            raise InputError("wf-net needs training and validation images, got none")
+        _check(model, request, data)
         best = self._train(model, Gated(model.network, tuple(gateable(model.network))), data)
         masks = {name: torch.sigmoid(alpha) for name, alpha in best.alphas.items()}
         return GateEdit(masks, {"best_step": best.step, "validation_losses": best.losses})
@@ -231,6 +249,23 @@ class Best:
         if patience is None or not self.losses:
             return False
         return len(self.losses) - 1 - self.losses.index(min(self.losses)) >= patience
+
+
+def _check(model: Classifier, request: ForgetRequest, data: Splits) -> None:
+    misfits = []
+    if request.classes != tuple(range(model.num_classes)):
+        misfits.append("it unlearns every class in one run; name no class")
+    if len(data.forget) < 2 or len(data.validate) < 2:
+        misfits.append("it needs training and validation images, two of each or more")
+    layers = list(editable_layers(model.network).values())
+    convolutions = sum(isinstance(layer, nn.Conv2d) for layer in layers)
+    if 2 * convolutions < len(layers):
+        misfits.append(
+            f"it masks convolutions, and {model.arch.name} has {convolutions} in {len(layers)} "
+            "layers; Transformers are not supported yet"
+        )
+    if misfits:
+        raise InputError("wf-net: " + "; ".join(misfits))
 
 
 def _forever(

@@ -130,6 +130,11 @@ def flip(path: Path) -> None:
     path.write_bytes(data)
 
 
+def link(path: Path, elsewhere: Path) -> None:
+    shutil.move(path, elsewhere)
+    path.symlink_to(elsewhere)
+
+
 def manifest(path: Path, **fields: object) -> None:
     file = path / "manifest.json"
     file.write_bytes(canonical_json(json.loads(file.read_bytes()) | fields))
@@ -194,10 +199,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
         "names a tensor twice",
     ),
     "linked weights": (
-        lambda p: (
-            shutil.move(p / "model.safetensors", p.parent / "elsewhere"),
-            (p / "model.safetensors").symlink_to(p.parent / "elsewhere"),
-        ),
+        lambda p: link(p / "model.safetensors", p.parent / "elsewhere"),
         "not a regular file",
     ),
 }

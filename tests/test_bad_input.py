@@ -109,6 +109,15 @@ CASES = {
     "setting of another type": Case(
         ["unlearn", "svd", *unlearn()[2:], "--set", "alpha_r=high"], 2, "alpha_r"
     ),
+    "setting out of range": Case(
+        ["unlearn", "wf-net", *unlearn()[2:6], "--out", "out", "--set", "batch=1"],
+        2,
+        "batch must be 2 or more",
+    ),
+    "setting that is not YAML": Case(
+        ["unlearn", "svd", *unlearn()[2:], "--set", "alpha_r=["], 2, "not readable YAML"
+    ),
+    "seed out of range": Case([*unlearn(), "--seed", "99999999999999999999"], 2, "seed"),
     "missing checkpoint": Case(unlearn(model="none.safetensors"), 2, "none.safetensors: no such"),
     "checkpoint of nine classes": Case(
         unlearn(model="nine.safetensors"), 2, r"class names: model 9 \(.*\), data 10"

@@ -68,3 +68,19 @@ def test_linear_layers_are_folded_too() -> None:
     folded = fold_batchnorm(model)
     assert norms(folded) == 0
     torch.testing.assert_close(folded(example(model, 3)), model(example(model, 3)))
+
+
+class ChangedInPlace(PreActivation):
+    """The convolution's output is overwritten before its BatchNorm reads it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = nn.functional.relu(self.conv(x), inplace=True)
+        logits: Tensor = self.fc(self.bn(y).mean((2, 3)))
+        return logits
+
+
+def test_an_output_that_is_changed_in_place_is_not_folded_into() -> None:
+    model = classifier(ChangedInPlace())
+    folded = fold_batchnorm(model)
+    assert isinstance(folded.network.bn, ChannelAffine)
+    torch.testing.assert_close(folded(example(model, 4)), model(example(model, 4)))

@@ -197,3 +197,12 @@ def test_a_folder_that_exists_is_left_alone(demo: Path, capsys: pytest.CaptureFi
     assert main(["demo", "--out", str(demo)]) == 2
     assert "exists" in capsys.readouterr().err
     assert (demo / "demo.json").read_bytes() == before
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", [20_270_101, 20_270_102, 20_270_103])
+def test_other_seeds_meet_the_same_bars(seed: int, tmp_path: Path) -> None:
+    assert main(["demo", "--seed", str(seed), "--out", str(tmp_path / "out")]) == 0
+    result = json.loads((tmp_path / "out" / "demo.json").read_text())
+    test_svd_forgets_and_retains(result)
+    test_gates_forget_and_retain(result)

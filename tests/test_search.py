@@ -45,3 +45,11 @@ def test_ties_go_to_the_smaller_change() -> None:
 
     best, _ = search((30.0, 10.0), (3.0, 1.0), evaluate, ORIGINAL)
     assert (best.alpha_r, best.alpha_f) == (10.0, 1.0)
+
+
+def test_forget_scalings_far_below_the_retain_scaling_are_left_out() -> None:
+    def evaluate(alpha_r: float, alpha_f: float) -> Trial:
+        return Trial(alpha_r, alpha_f, 0.9, 0.1, norm=1.0)
+
+    _, trials = search((1000.0, 10.0), (1.0, 3.0), evaluate, ORIGINAL)
+    assert [(t.alpha_r, t.alpha_f) for t in trials] == [(1000.0, 3.0), (10.0, 1.0), (10.0, 3.0)]

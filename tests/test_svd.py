@@ -1,19 +1,21 @@
 """SVD unlearning on small networks, against the paper's way of computing it."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from bandstop.edit.batchnorm import fold_batchnorm
 from bandstop.edit.classifier import Classifier
-from bandstop.edit.edits import WeightEdit, fold
-from bandstop.edit.errors import InputError
+from bandstop.edit.edits import fold
+from bandstop.edit.errors import InputError, NothingForgottenError
 from bandstop.edit.images import ImageSet
 from bandstop.edit.method import Splits
 from bandstop.edit.moments import editable_layers, layer_rows, weight_matrix
 from bandstop.edit.request import ForgetRequest
 from bandstop.edit.svd import PAPER, SVD
-from tests.networks import corners, tiny, trained
+from tests.networks import classifier, corners, tiny, trained
 
 FORGET = ForgetRequest(classes=(2,))
 ONE_POINT = SVD(alpha_r=(30.0,), alpha_f=(10.0,), retain_images=999, forget_images=999)
@@ -139,9 +141,6 @@ def test_samples_are_as_many_of_each_class() -> None:
 @pytest.mark.parametrize(
     ("setting", "data", "message"),
     [
-        (SVD(alpha_r=()), splits(), "alpha_r and alpha_f"),
-        (SVD(alpha_f=(-1.0,)), splits(), ">= 0"),
-        (SVD(alpha_f=(float("nan"),)), splits(), ">= 0"),
         (SVD(), Splits(corners().of_classes([]), corners(), corners()), "no forget images"),
         (SVD(), Splits(corners(), corners().of_classes([]), corners()), "no retain images"),
         (
@@ -158,6 +157,21 @@ def test_unusable_settings_and_empty_sets_are_refused(
         setting(fold_batchnorm(tiny()), FORGET, data)
 
 
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: SVD(alpha_r=()), "alpha_r must be a list"),
+        (lambda: SVD(alpha_f=(-1.0,)), "alpha_f must be a list of finite numbers >= 0"),
+        (lambda: SVD(alpha_f=(float("nan"),)), "alpha_f"),
+        (lambda: SVD(alpha_r=(float("inf"),), forget_images=0), "alpha_r .*; forget_images"),
+        (lambda: SVD(retain_images=-5), "retain_images must be 1 or more, got -5"),
+    ],
+)
+def test_settings_out_of_range_are_refused(make: Callable[[], SVD], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        make()
+
+
 def test_the_papers_preset_compares_accuracies() -> None:
     edit = PAPER(fold_batchnorm(trained()), FORGET, splits())
     trials = edit.found["trials"]
@@ -165,11 +179,24 @@ def test_the_papers_preset_compares_accuracies() -> None:
     assert all(round(t[3] * 15, 6) == round(t[3] * 15) for t in trials)  # of 15 forget images
 
 
-def test_nothing_better_returns_an_empty_edit() -> None:
-    # without a single image of the class recognised, no edit can raise the score
-    model = fold_batchnorm(trained())
-    state = model.network.state_dict()
-    model.network.load_state_dict(state | {"fc.weight": state["fc.weight"] * 0})
-    edit = SVD(compare="accuracy")(model, FORGET, splits())
-    assert isinstance(edit, WeightEdit)
-    assert edit.weights == {} or edit.found["alpha_f"] != 0.0
+def test_an_edit_that_is_no_better_than_none_is_refused() -> None:
+    with pytest.raises(NothingForgottenError, match="none of 1 settings did better"):
+        SVD(alpha_r=(0.0,), alpha_f=(1e-9,), compare="accuracy")(
+            fold_batchnorm(trained()), FORGET, splits()
+        )
+
+
+class Bypassed(nn.Module):
+    """Multiplies with a layer's weight without calling it, as MultiheadAttention does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.out = nn.Linear(64, 8), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(self.first(x.flatten(1)), self.out.weight, self.out.bias)
+
+
+def test_a_layer_that_is_never_called_is_named() -> None:
+    with pytest.raises(InputError, match="never calls out"):
+        ONE_POINT(classifier(Bypassed()), FORGET, splits())

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -66,7 +67,8 @@ class Fixed(nn.Module):
         self.logits = torch.tensor(logits)
 
     def forward(self, x: Tensor) -> Tensor:
-        return 0 * self.conv(x).mean((1, 2, 3))[:, None] + self.logits
+        nothing: Tensor = 0 * self.conv(x).mean((1, 2, 3))[:, None]
+        return nothing + self.logits
 
 
 def test_objective_of_known_logits() -> None:
@@ -86,14 +88,32 @@ def test_objective_of_known_logits() -> None:
         assert float(loss.detach()) == pytest.approx(expected, abs=1e-4)
 
 
+class Certain(nn.Module):
+    """So sure of class 0 that its loss is exactly 0 in float32, where 1/0 has no gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 1, 1)
+        self.conv.weight = nn.Parameter(torch.full((1, 1, 1, 1), 10.0))
+        self.conv.bias = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        sure = self.conv(x).mean((1, 2, 3))
+        return torch.stack([sure, torch.zeros_like(sure)], dim=1)
+
+
 def test_a_certain_image_still_has_a_gradient() -> None:
-    """In float32 its loss is exactly 0, and `1 / 0` would poison the step."""
-    logits = torch.tensor([[30.0, 0.0]], dtype=torch.float32, requires_grad=True)
-    assert nn.functional.cross_entropy(logits, torch.tensor([0])).item() == 0.0
-    loss = nn.functional.cross_entropy(logits.double(), torch.tensor([0]))
-    (1 / loss).backward()
-    assert logits.grad is not None
-    assert 0 < float(logits.grad.abs().max()) < math.inf
+    model = classifier(Certain(), classes=2)
+    alphas = initial_alphas(model, 3.0)
+    net = Gated(model.network, tuple(gateable(model.network)))
+    image, label = torch.ones(4, 1, 8, 8), torch.zeros(4, dtype=torch.int64)
+    logits = net((image - model.mean) / model.std, {n: torch.ones(4, 1) for n in alphas})
+    assert nn.functional.cross_entropy(logits, label).item() == 0.0
+    setting = WFNet(lambda0=0, lambda2=0, floor=0.0)
+    objective(setting, model, net, alphas, image, label, torch.Generator()).backward()
+    grad = alphas["conv.weight"].grad
+    assert grad is not None
+    assert 0 < float(grad[0].abs().max()) < math.inf
 
 
 def test_rows_absent_from_the_batch_feel_only_the_regulariser() -> None:
@@ -211,20 +231,47 @@ def test_backbone_is_left_alone_and_the_seed_decides() -> None:
 
 def test_a_loss_that_is_not_finite_ends_the_run() -> None:
     model = fold_batchnorm(trained())
+    nothing = replace(QUICK, lambda0=1e300)  # times a loss above 1e8, infinite
+    state = model.network.state_dict()
+    model.network.load_state_dict(state | {"fc.weight": state["fc.weight"] * -1e30})
     with pytest.raises(DivergedError, match="step 1"):
-        replace(QUICK, lambda0=math.inf)(model, every_class(model), splits())
+        nothing(model, every_class(model), splits())
 
 
 @pytest.mark.parametrize(
     ("request_", "data", "message"),
     [
         (ForgetRequest((1,)), splits(), "every class"),
-        (ForgetRequest((0, 1, 2, 3)), Splits(*[corners().of_classes([])] * 3), "got none"),
+        (ForgetRequest((0, 1, 2, 3)), Splits(*[corners().of_classes([])] * 3), "two of each"),
     ],
 )
 def test_unusable_requests_are_refused(request_: ForgetRequest, data: Splits, message: str) -> None:
     with pytest.raises(InputError, match=message):
         QUICK(fold_batchnorm(tiny()), request_, data)
+
+
+def test_a_network_of_few_convolutions_is_refused() -> None:
+    mlp = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 4))
+    model = classifier(mlp)
+    with pytest.raises(InputError, match="0 in 2 layers; Transformers are not supported yet"):
+        QUICK(model, every_class(model), splits())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"steps": 0, "batch": 1}, "steps must be 1 or more, got 0; batch must be 2"),
+        ({"validate_every": 0}, "validate_every must be 1"),
+        ({"chi": 0}, "chi must be 1"),
+        ({"lr": 0.0}, "lr must be a number above 0"),
+        ({"bound": -1.0}, "bound must be a number above 0"),
+        ({"lambda1": math.nan}, "lambda1 must be a number from 0"),
+        ({"lambda0": math.inf}, "lambda0 must be a number from 0"),
+    ],
+)
+def test_settings_out_of_range_are_refused(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        replace(WFNet(), **wrong)
 
 
 def test_the_papers_preset_runs() -> None:
