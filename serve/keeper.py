@@ -84,8 +84,7 @@ def _clear_memory(prefix: str) -> None:
 
 def _tell(line: str) -> None:
     with contextlib.suppress(BrokenPipeError):  # the parent is gone; the server ends all the same
-        sys.stdout.write(f"{line}\n")
-        sys.stdout.flush()
+        os.write(sys.stdout.fileno(), f"{line}\n".encode())
 
 
 if __name__ == "__main__":

@@ -354,16 +354,6 @@ def test_a_model_without_batches_answers_requests_one_by_one(backend: Any, tmp_p
     assert [reply.output_tensors[0].array.tolist() for reply in replies] == [row(1, 2), row(3)]
 
 
-def test_a_graph_input_of_rank_one_takes_what_is_sent_as_a_column(
-    backend: Any, tmp_path: Path
-) -> None:
-    save_lookup(tmp_path / "1", ["N"])
-    declared = entry("index", "TYPE_INT64", 1, reshape={"shape": []})
-    model = opened(backend, tmp_path, config(8, [declared], [ROW]))
-    (reply,) = model.execute([request(7, 8)])
-    assert reply.output_tensors[0].array.tolist() == row(7, 8)
-
-
 def test_a_configuration_that_does_not_fit_keeps_the_model_from_loading(
     backend: Any, tmp_path: Path
 ) -> None:

@@ -289,10 +289,13 @@ def test_stop_leaves_nothing(one: Path, clean: Path) -> None:
 
 
 def test_a_server_that_dies_is_noticed_and_leaves_nothing(one: Path, clean: Path) -> None:
-    with start(one) as triton:
+    folder = clean / "sockets"
+    folder.mkdir()
+    with start(one, socket_dir=folder) as triton:
         os.kill(triton.pid, signal.SIGKILL)
         triton.wait()
         assert not triton.alive
+    folder.rmdir()  # it is empty
 
 
 def test_a_server_whose_keeper_is_killed_ends(one: Path, place: Path) -> None:

@@ -18,7 +18,7 @@ import pytest
 from tritonclient.grpc import InferInput
 
 from bandstop.serve import install as installation
-from bandstop.serve import state
+from bandstop.serve import keeper, state
 from bandstop.serve.address import LOOPBACK, Address, address_of
 from bandstop.serve.command import Server, command_line, environment, find_server
 from bandstop.serve.errors import (
@@ -335,7 +335,8 @@ def test_code_behind_a_linked_folder_is_found(repo: Path, tmp_path: Path) -> Non
     elsewhere = tmp_path / "elsewhere"
     (elsewhere / "1").mkdir(parents=True)
     (elsewhere / "1" / "model.py").write_text("")
-    (elsewhere / "again").symlink_to(repo)  # and a circle does not hold us up
+    for name in ("again", "too"):  # and circles do not hold us up
+        (elsewhere / name).symlink_to(repo)
     (repo / "linked").symlink_to(elsewhere)
     with pytest.raises(UnsafeRepository, match=r"linked/1/model\.py would be executed"):
         check_repository(repo)
@@ -704,3 +705,35 @@ def test_a_server_that_does_not_listen_is_ended_in_time(
         start(repo, timeout=0.5)
     assert not Path("/proc", (place / "pid").read_text().strip()).exists()
     assert list((place / "tmp").iterdir()) == []
+
+
+def test_a_server_of_a_parent_that_died_at_once_is_ended_and_cleared(
+    place: Path, fake_server: Path
+) -> None:
+    _program(fake_server, f"#!/bin/sh\necho $$ > {place / 'pid'}\nexec sleep 60\n")
+    (place / "own").mkdir()
+    plan = {
+        "command": [str(fake_server)],
+        "environment": dict(os.environ),
+        "log": str(place / "log"),
+        "grace_s": 5,
+        "shm_prefix": "bandstop_none_",
+        "socket": str(place / "own" / "s"),
+        "folder": str(place / "own"),
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-IS", keeper.__file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdout.close()  # nobody will read the process id
+    process.stdin.write(json.dumps(plan).encode() + b"\n")
+    process.stdin.flush()
+    until = time.monotonic() + 10
+    while not ((place / "pid").exists() and (place / "pid").read_text()):
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    process.stdin.close()
+    assert process.wait(10) == 0
+    assert not Path("/proc", (place / "pid").read_text().strip()).exists()
+    assert not (place / "own").exists()

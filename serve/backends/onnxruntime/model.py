@@ -68,7 +68,6 @@ class TritonPythonModel:
                 "config.pbtxt does not fit the graph: " + "; ".join(wrong)
             )
         self.inputs = [t.name for t in self.session.get_inputs()]
-        self.ranks = {t.name: len(t.shape) for t in self.session.get_inputs()}
         self.outputs = [o["name"] for o in config["output"]]
 
     def execute(self, requests):
@@ -101,9 +100,7 @@ class TritonPythonModel:
             tensor = pb.get_input_tensor_by_name(request, name)
             if tensor is None:
                 raise ValueError(f"input {name} is missing")
-            value = tensor.as_numpy()
-            # a graph input [N] is declared dims [1] with reshape [], and arrives as [N, 1]
-            feed[name] = value.reshape(value.shape[: self.ranks[name]])
+            feed[name] = tensor.as_numpy()  # the server has reshaped it as the configuration says
         return feed
 
     def _alone(self, request):
