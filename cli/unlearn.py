@@ -55,7 +55,9 @@ def run(
     ] = None,
     seed: Annotated[
         int | None,
-        typer.Option(min=0, max=MAX_SEED, help="Seeds the method, for foreign weights the split too; 0."),
+        typer.Option(
+            min=0, max=MAX_SEED, help="Seeds the method, for foreign weights the split too; 0."
+        ),
     ] = None,
     trust_factory: Annotated[
         bool, typer.Option("--trust-factory", help="Allow --model to import your own module.")
