@@ -76,6 +76,6 @@ def trained(seed: int = 0, steps: int = 60) -> Classifier:
         image, label = next(corners(seed=seed + 1).batches(64, generator))
         loss = nn.functional.cross_entropy(model(image), label)
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves backward untyped
+        loss.backward()
         optimizer.step()
     return model.eval()
