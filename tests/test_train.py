@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bandstop.edit import train as train_module
 from bandstop.edit.accuracy import accuracy, logits
@@ -102,6 +102,26 @@ def test_an_interrupted_training_ends_with_the_same_bytes(
     # and a finished one has nothing left to do
     stop_after(3, monkeypatch)
     assert digest(train(ARCH, splits(), recipe, partial=partial)) == digest(whole)
+
+
+def dropping(num_classes: int) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(64, num_classes))
+
+
+def test_dropout_is_decided_by_the_seed_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arch, partial = Arch("tests.test_train:dropping"), tmp_path / "partial"
+    torch.manual_seed(1)
+    whole = train(arch, splits(), RECIPE, trust_factory=True)
+    torch.manual_seed(2)
+    assert digest(train(arch, splits(), RECIPE, trust_factory=True)) == digest(whole)
+    with monkeypatch.context() as patched:
+        stop_after(2, patched)
+        with pytest.raises(KeyboardInterrupt):
+            train(arch, splits(), RECIPE, partial=partial, trust_factory=True)
+    resumed = train(arch, splits(), RECIPE, partial=partial, trust_factory=True)
+    assert digest(resumed) == digest(whole)
 
 
 def test_keeping_the_state_changes_nothing(tmp_path: Path) -> None:
