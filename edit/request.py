@@ -34,10 +34,14 @@ def class_index(name: str, class_names: Sequence[str]) -> int:
     """Return the index of the class called `name`: its exact name, else `3` or `#3`.
 
     Raises:
-        InputError: no such class.
+        InputError: no such class, or several of that name.
     """
-    if name in class_names:
-        return class_names.index(name)
+    same = [c for c, known in enumerate(class_names) if known == name]
+    if len(same) > 1:
+        which = " or ".join(f"#{c}" for c in same)
+        raise InputError(f"forget: {len(same)} classes are called {name!r}; say {which}")
+    if same:
+        return same[0]
     digits = name.removeprefix("#")
     if digits.isascii() and digits.isdigit() and int(digits) < len(class_names):
         return int(digits)

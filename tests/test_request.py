@@ -47,3 +47,9 @@ def test_a_request_is_for_one_thing_in_order(
 ) -> None:
     with pytest.raises(InputError):
         ForgetRequest(classes, instances)
+
+
+def test_a_name_that_two_classes_share_is_refused_with_their_indices() -> None:
+    with pytest.raises(InputError, match="2 classes are called 'crane'; say #0 or #2"):
+        parse_forget("crane", ("crane", "kite", "crane"))
+    assert parse_forget("#2", ("crane", "kite", "crane")).classes == (2,)
