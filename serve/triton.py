@@ -109,12 +109,14 @@ def start(
     models = check_repository(repository)
     server = find_server()
     with ExitStack() as undo:
-        own = Path(tempfile.mkdtemp(prefix="bandstop-"))  # only this user can enter
+        name = uuid.uuid4().hex[:12]
+        own = Path(tempfile.gettempdir()) / f"bandstop-{name}"
         undo.callback(shutil.rmtree, own, ignore_errors=True)
+        own.mkdir(mode=0o700)
         address = address_of(port, socket_dir or own)
         log = _log(log or own / "log")
         written = log.stat().st_size
-        prefix = f"bandstop_{uuid.uuid4().hex[:12]}_"
+        prefix = f"bandstop_{name}_"
         plan = {
             "command": command_line(server, repository, address, prefix),
             "environment": environment(server, os.environ),
