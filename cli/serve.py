@@ -58,7 +58,7 @@ def run(
     say(BANNER)
     try:
         with (
-            _ended_by_sigterm(),
+            _ended_by_signals(),
             start(repository, port=port, socket_dir=socket_dir, log=log, timeout=timeout) as triton,
             remembered(repository, triton),
         ):
@@ -74,14 +74,16 @@ def run(
 
 
 @contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """Take the signal that a service manager sends for Ctrl-C, while the block runs."""
+def _ended_by_signals() -> Iterator[None]:
+    """Take Ctrl-C and the signal of a service manager alike, while the block runs."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    # a shell makes its background commands ignore SIGINT; a server has to end by it all the same
+    before = {n: signal.signal(n, interrupt) for n in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
