@@ -1,14 +1,15 @@
 """Runs a server for a parent, and ends it when the parent is gone, however that came about.
 
 Started as a program of its own. The parent sends a plan, one line of JSON, and holds the other end
-of our stdin: when it closes that, or dies, we end the server, its processes, its shared memory, its
-socket and its folder.
+of our stdin: when it writes there again, closes it, or dies, we end the server, its processes, its
+shared memory, its socket and its folder.
 """
 
 import contextlib
 import ctypes
 import json
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -17,12 +18,18 @@ import threading
 import time
 from pathlib import Path
 
+_LOOK_S = 0.5  # between two looks for the parent
 _STUBS_LEAVE_S = 3.0  # the server's Python processes notice its end within a second
 _SET_PARENT_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG
 
 
-def keep(plan: dict[str, object]) -> None:
-    """Start the server of `plan`, tell its process id on stdout, and close stdout when it ended."""
+def keep(plan: dict[str, object], parent_pid: int) -> None:
+    """Start the server of `plan`, tell its process id on stdout, and close stdout when it ended.
+
+    Args:
+        plan: what to start, and what to clear away.
+        parent_pid: the process whose end is the server's end too.
+    """
     try:
         server = _started(plan)
     except OSError as error:
@@ -30,7 +37,9 @@ def keep(plan: dict[str, object]) -> None:
     else:
         _tell(str(server.pid))
         signal.signal(signal.SIGTERM, lambda *_: server.terminate())
-        parent = threading.Thread(target=_end_with_parent, args=(server, plan["grace_s"]))
+        parent = threading.Thread(
+            target=_end_with_parent, args=(server, plan["grace_s"], parent_pid)
+        )
         parent.start()
         server.wait()
         os.close(sys.stdout.fileno())  # its close() would leave the descriptor open
@@ -58,8 +67,10 @@ def _started(plan: dict[str, object]) -> "subprocess.Popen[bytes]":
     return server
 
 
-def _end_with_parent(server: "subprocess.Popen[bytes]", grace: float) -> None:
-    sys.stdin.buffer.read()
+def _end_with_parent(server: "subprocess.Popen[bytes]", grace: float, parent_pid: int) -> None:
+    # a process that the parent forked holds the pipe too, and may outlive it
+    while not select.select([sys.stdin], [], [], _LOOK_S)[0] and os.getppid() == parent_pid:
+        pass
     server.terminate()
     try:
         server.wait(grace)
@@ -89,5 +100,6 @@ def _tell(line: str) -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    parent = os.getppid()
     if first := sys.stdin.buffer.readline():
-        keep(json.loads(first))
+        keep(json.loads(first), parent)

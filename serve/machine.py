@@ -1,5 +1,6 @@
 """Whether this machine can run the bundled server, and what would mend it."""
 
+import importlib.util
 import os
 import platform
 import sys
@@ -23,6 +24,7 @@ class Facts:
         glibc: its version; (0, 0) where there is another C library.
         python: major and minor version of this interpreter.
         libpython: folder of this interpreter's shared library; None where there is none.
+        venv: whether it can make environments with pip in them.
     """
 
     system: str
@@ -30,6 +32,7 @@ class Facts:
     glibc: tuple[int, int]
     python: tuple[int, int]
     libpython: Path | None
+    venv: bool
 
 
 def this_machine() -> Facts:
@@ -42,6 +45,8 @@ def this_machine() -> Facts:
         (numbers[0], numbers[1]) if len(numbers) == 2 else (0, 0),
         sys.version_info[:2],
         _libpython(),
+        # Debian ships Python without the second of them
+        all(importlib.util.find_spec(name) for name in ("venv", "ensurepip")),
     )
 
 
@@ -71,6 +76,11 @@ def check_machine(facts: Facts) -> None:
             f"Python {version} has no shared library libpython{version}.so.1.0: install it (Debian "
             f"and Ubuntu: apt install libpython{version}) or use a Python built with "
             "--enable-shared"
+        )
+    if not facts.venv:
+        missing.append(
+            f"Python {dotted(*facts.python)} cannot make environments: install ensurepip "
+            f"(Debian and Ubuntu: apt install python{dotted(*facts.python)}-venv)"
         )
     if missing:
         raise MachineError("the bundled Triton cannot run here: " + "; ".join(missing))

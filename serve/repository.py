@@ -1,5 +1,6 @@
 """What must not be in a model repository when a server is started on it."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from bandstop.serve.errors import ServeInputError, UnsafeRepository
 CONFIG = "config.pbtxt"
 # Triton loads and runs these from a model's folder, as the server's own user
 EXECUTED = ("triton_python_backend_stub", "model.py")
+_BACKEND = re.compile(r"[A-Za-z0-9_-]*")
 DIGITS = 18  # of a version; the server aborts on a number that a long long does not hold
 
 
@@ -71,6 +73,8 @@ def _configured(root: Path) -> list[str]:
             continue
         if config.backend == "python":
             found.append(f"{name}: backend python would execute a file of the model")
+        if not _BACKEND.fullmatch(config.backend):  # "../x" runs a model.py from anywhere
+            found.append(f"{name}: backend {config.backend!r} would execute what lies elsewhere")
         if config.model_operations.op_library_filename:
             found.append(f"{name}: model_operations would execute a library")
         if "EXECUTION_ENV_PATH" in config.parameters:

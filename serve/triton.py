@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import uuid
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -66,6 +66,9 @@ class Triton:
     def stop(self) -> None:
         """End the server and wait until it is gone, its sockets and shared memory too."""
         if self._process.stdin is not None and not self._process.stdin.closed:
+            with suppress(BrokenPipeError):  # the keeper is gone already
+                # closing tells nothing while a process that we forked holds the pipe too
+                os.write(self._process.stdin.fileno(), b"\n")
             self._process.stdin.close()
         self._process.wait()
         if self._process.stdout is not None:

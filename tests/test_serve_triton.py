@@ -338,6 +338,42 @@ def test_a_server_whose_parent_is_killed_ends_and_leaves_nothing(one: Path, plac
     assert _until(lambda: not _left(place, prefix)), _left(place, prefix)
 
 
+FORKING = """
+import os, sys, time
+from pathlib import Path
+from bandstop.serve.triton import start
+triton = start(Path(sys.argv[1]))
+child = os.fork()
+if child == 0:
+    os.closerange(0, 3)
+    time.sleep(60)
+    os._exit(0)
+print(triton.pid, child, flush=True)
+sys.stdin.read()
+triton.stop()
+"""
+
+
+@pytest.mark.parametrize("end", ["stop", "kill"])
+def test_a_server_ends_though_a_process_that_its_parent_forked_lives_on(
+    one: Path, place: Path, end: str
+) -> None:
+    command = [sys.executable, "-W", "ignore", "-c", FORKING, str(one)]
+    parent = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert parent.stdout is not None
+    server, child = map(int, parent.stdout.readline().split())
+    prefix = _prefix(server)
+    try:
+        if end == "kill":
+            parent.kill()
+        parent.communicate(timeout=20)  # tells it to stop
+        assert _until(lambda: not psutil.pid_exists(server))
+        assert psutil.pid_exists(child)
+    finally:
+        os.kill(child, signal.SIGKILL)
+    assert _until(lambda: not _left(place, prefix)), _left(place, prefix)
+
+
 # --- a start that fails
 
 

@@ -35,7 +35,7 @@ from bandstop.serve.repository import check_repository
 from bandstop.serve.state import remembered, running, stop
 from bandstop.serve.triton import Triton, start
 
-GOOD = Facts("Linux", "x86_64", (2, 36), (3, 11), Path("/usr/lib"))
+GOOD = Facts("Linux", "x86_64", (2, 36), (3, 11), Path("/usr/lib"), venv=True)
 CONFIG = 'backend: "onnxruntime"\nmax_batch_size: 8\n'
 
 
@@ -68,6 +68,7 @@ def repo(tmp_path: Path) -> Path:
         (replace(GOOD, glibc=(0, 0)), "glibc 2.35 or newer", "Ubuntu 22.04"),
         (replace(GOOD, python=(3, 14)), "no stub for Python 3.14", "use 3.11 or 3.12"),
         (replace(GOOD, libpython=None), "libpython3.11.so.1.0", "apt install libpython3.11"),
+        (replace(GOOD, venv=False), "cannot make environments", "apt install python3.11-venv"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -82,9 +83,9 @@ def test_a_machine_that_lacks_something_is_told_what_and_how_to_mend_it(
 
 def test_a_machine_is_told_all_that_it_lacks_in_one_line() -> None:
     with pytest.raises(MachineError) as error:
-        check_machine(Facts("Linux", "x86_64", (2, 17), (3, 7), None))
+        check_machine(Facts("Linux", "x86_64", (2, 17), (3, 7), None, venv=False))
     text = str(error.value)
-    assert all(part in text for part in ("2.17", "Python 3.7", "libpython3.7.so"))
+    assert all(part in text for part in ("2.17", "Python 3.7", "libpython3.7.so", "python3.7-venv"))
     assert "\n" not in text
     assert error.value.exit_code == 1
 
@@ -349,6 +350,10 @@ def test_code_behind_a_linked_folder_is_found(repo: Path, tmp_path: Path) -> Non
         ('parameters { key: "EXECUTION_ENV_PATH" value { string_value: "/e" } }', "environment"),
         ('model_operations { op_library_filename: "/tmp/ops" }', "would execute a library"),
         ("max_batch_size: {", "cannot be read"),
+        ('backend: "../elsewhere"', "lies elsewhere"),
+        ('backend: "/tmp/elsewhere"', "lies elsewhere"),
+        ('backend: ".."', "lies elsewhere"),
+        ('backend: "onnxruntime\\n"', "lies elsewhere"),
     ],
 )
 def test_a_configuration_that_executes_or_is_unreadable_is_refused(
