@@ -2,6 +2,7 @@
 
 import importlib
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -54,6 +55,8 @@ EXIT_CODES = """exit codes: 0 ok, 1 error, 2 usage, 3 gate missed, 4 parity fail
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; an expected error is one line on stderr."""
+    # ONNX Runtime reports what it runs to its makers unless told not to before it is imported
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     logging.basicConfig(format="%(message)s", level=logging.WARNING, stream=sys.stderr)
     arguments = list(sys.argv[1:] if argv is None else argv)
     name = arguments[0] if arguments else "--help"
