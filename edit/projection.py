@@ -46,8 +46,20 @@ def project(x: Tensor, unit_moment: Tensor, alpha: float, cholesky: Tensor | Non
     return torch.cholesky_solve(alpha * (x @ unit_moment).mT, lower).mT
 
 
+def not_shared(weight: Tensor, retain: Tensor, alpha_r: float) -> Tensor:
+    """Return `W (I - P_r)`, what of the rows of W (..., out, d) retain does not use."""
+    return weight - project(weight, retain, alpha_r)
+
+
 def without_forget_space(
-    weight: Tensor, retain: Tensor, forget: Tensor, alpha_r: float, alpha_f: float
+    weight: Tensor,
+    retain: Tensor,
+    forget: Tensor,
+    alpha_r: float,
+    alpha_f: float,
+    *,
+    rest: Tensor | None = None,
+    cholesky: Tensor | None = None,
 ) -> Tensor:
     """Return `W (I - P_dis)^T` with `P_dis = P_f (I - P_r)` (paper, algorithm 1, line 11).
 
@@ -59,6 +71,8 @@ def without_forget_space(
         forget: the same of the forget activations.
         alpha_r: scaling of the retain space.
         alpha_f: scaling of the forget space.
+        rest: `not_shared(weight, retain, alpha_r)` where the caller has it already.
+        cholesky: `factor(forget, alpha_f)` where the caller has it already.
     """
-    not_shared = weight - project(weight, retain, alpha_r)
-    return weight - project(not_shared, forget, alpha_f)
+    rest = not_shared(weight, retain, alpha_r) if rest is None else rest
+    return weight - project(rest, forget, alpha_f, cholesky)

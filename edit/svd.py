@@ -25,7 +25,7 @@ from bandstop.edit.errors import DivergedError, InputError, NothingForgottenErro
 from bandstop.edit.images import ImageSet
 from bandstop.edit.method import Splits
 from bandstop.edit.moments import editable_layers, second_moments, weight_matrix
-from bandstop.edit.projection import factor, normalised, project
+from bandstop.edit.projection import factor, normalised, not_shared, without_forget_space
 from bandstop.edit.request import ForgetRequest
 from bandstop.edit.search import Trial, search
 
@@ -134,6 +134,7 @@ class Grid:
     ) -> None:
         """Keep the layers of `model` and the normalised moments of both sides."""
         self.layers = editable_layers(model.network)
+        self.matrices = {n: weight_matrix(layer).double() for n, layer in self.layers.items()}
         self.retain = retain
         self.forget = forget
         self._not_shared: tuple[float, Weights] = (-1.0, {})
@@ -142,19 +143,21 @@ class Grid:
     def weights(self, alpha_r: float, alpha_f: float) -> Weights:
         """Return the edited weight of every layer, `W - W (I - P_r) P_f`."""
         if self._not_shared[0] != alpha_r:
-            self._not_shared = (alpha_r, {n: self._without_retain(n, alpha_r) for n in self.layers})
+            rest = {n: not_shared(w, self.retain[n], alpha_r) for n, w in self.matrices.items()}
+            self._not_shared = (alpha_r, rest)
         edited = {}
         for name, layer in self.layers.items():
-            change = project(
-                self._not_shared[1][name], self.forget[name], alpha_f, self._factor(name, alpha_f)
+            weight = without_forget_space(
+                self.matrices[name],
+                self.retain[name],
+                self.forget[name],
+                alpha_r,
+                alpha_f,
+                rest=self._not_shared[1][name],
+                cholesky=self._factor(name, alpha_f),
             )
-            weight = weight_matrix(layer).double() - change
             edited[f"{name}.weight"] = weight.reshape(layer.weight.shape).to(layer.weight.dtype)
         return edited
-
-    def _without_retain(self, name: str, alpha: float) -> Tensor:
-        weight = weight_matrix(self.layers[name]).double()
-        return weight - project(weight, self.retain[name], alpha)
 
     def _factor(self, name: str, alpha: float) -> Tensor | None:
         if alpha and (name, alpha) not in self._factors:
