@@ -1,5 +1,6 @@
 """`bandstop train`: train a base classifier and write a checkpoint."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -12,8 +13,9 @@ from bandstop.edit.arch import parse_arch
 from bandstop.edit.checkpoint import save_checkpoint
 from bandstop.edit.data import load_data
 from bandstop.edit.errors import InputError
+from bandstop.edit.request import parse_forget
 from bandstop.edit.storage import refuse_existing
-from bandstop.edit.train import recipe_for, train, validation_accuracy
+from bandstop.edit.train import recipe_for, train, validation_accuracy, without_classes
 
 app = typer.Typer(add_completion=False)
 
@@ -32,6 +34,14 @@ def run(
     ] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Instead of the recipe's.")] = None,
     lr: Annotated[float | None, typer.Option(min=0, help="Instead of the recipe's.")] = None,
+    batch: Annotated[int | None, typer.Option(min=2, help="Instead of the recipe's.")] = None,
+    label_smoothing: Annotated[
+        float | None, typer.Option(min=0, help="Instead of the recipe's.")
+    ] = None,
+    without: Annotated[
+        str | None,
+        typer.Option(help="Leave out classes, as cat,3,#4: the retrained reference of forgetting."),
+    ] = None,
     image_size: Annotated[
         int | None, typer.Option(min=1, help="Stretch images to this height and width.")
     ] = None,
@@ -48,6 +58,8 @@ def run(
     """Train a base classifier.
 
     Example: bandstop train --arch resnet --data digits --out base.safetensors
+
+    With --without, accuracies are those of the classes that are left.
     """
     refuse_existing(out)
     partial = out.with_name(out.name + ".partial")
@@ -56,29 +68,45 @@ def run(
     where = _device(device)
     chosen = parse_arch(arch, _pairs(arch_arg or []))
     splits = load_data(data, seed=seed, image_size=image_size)
+    left_out = () if without is None else _left_out(without, splits.class_names)
+    seen = without_classes(splits, left_out)
     recipe = recipe_for(chosen, splits)
-    recipe = replace(recipe, epochs=epochs or recipe.epochs, lr=recipe.lr if lr is None else lr)
+    recipe = replace(
+        recipe,
+        epochs=recipe.epochs if epochs is None else epochs,
+        lr=recipe.lr if lr is None else lr,
+        batch=recipe.batch if batch is None else batch,
+        label_smoothing=recipe.label_smoothing if label_smoothing is None else label_smoothing,
+    )
     model = train(
         chosen,
-        splits,
+        seen,
         recipe,
         seed=seed,
         device=where,
         partial=partial,
         trust_factory=trust_factory,
     )
-    save_checkpoint(out, model, seed=seed)
+    save_checkpoint(out, model, seed=seed, without=left_out)
     partial.unlink(missing_ok=True)
-    show(
-        {
-            "checkpoint": str(out),
-            "validation_acc": round(validation_accuracy(model, splits), 4),
-            "test_acc": round(accuracy(logits(model, splits.test).argmax(1), splits.test.labels), 4)
-            if len(splits.test)
-            else None,
-        },
-        as_json=as_json,
-    )
+    test = splits.test.without_classes(left_out)
+    result: dict[str, object] = {
+        "checkpoint": str(out),
+        "validation_acc": round(validation_accuracy(model, seen), 4),
+        "test_acc": round(accuracy(logits(model, test).argmax(1), test.labels), 4)
+        if len(test)
+        else None,
+    }
+    if left_out:
+        result["without"] = [splits.class_names[c] for c in left_out]
+    show(result, as_json=as_json)
+
+
+def _left_out(text: str, class_names: Sequence[str]) -> tuple[int, ...]:
+    try:
+        return parse_forget(text, class_names).classes
+    except InputError as error:
+        raise InputError(f"--without: {str(error).removeprefix('forget: ')}") from error
 
 
 def _pairs(texts: list[str]) -> dict[str, str]:

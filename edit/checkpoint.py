@@ -1,5 +1,6 @@
 """A trained classifier as one safetensors file, whose metadata tells what is needed to use it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -24,7 +25,7 @@ _KEY = "bandstop"
 
 
 class Description(Strict):
-    """What the metadata of a checkpoint holds."""
+    """What the metadata of a checkpoint holds; `without` are the classes it was not trained on."""
 
     format: Literal["bandstop-checkpoint/1"]
     arch: ArchRecord
@@ -32,10 +33,19 @@ class Description(Strict):
     preprocess: PreprocessRecord
     seed: int
     versions: dict[str, str]
+    without: tuple[int, ...] = ()
 
 
-def save_checkpoint(out: Path, model: Classifier, *, seed: int) -> None:
+def save_checkpoint(
+    out: Path, model: Classifier, *, seed: int, without: Sequence[int] = ()
+) -> None:
     """Write `model` as the new file `out`; the same model gives the same bytes.
+
+    Args:
+        out: the file; must not exist.
+        model: as it was trained.
+        seed: of its training, which also divided its data.
+        without: the classes that it was not trained on.
 
     Raises:
         InputError: `out` exists, or BatchNorm is folded already: that is what an artifact holds.
@@ -47,6 +57,7 @@ def save_checkpoint(out: Path, model: Classifier, *, seed: int) -> None:
         "seed": seed,
         "versions": library_versions(),
         **description(model),
+        **({"without": list(without)} if without else {}),
     }
     metadata = {_KEY: canonical_json(record).decode()}
     write_file(out, tensors.dump(model.network.state_dict(), metadata))

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -81,6 +82,19 @@ def recipe_for(arch: Arch, data: DataSplits) -> Recipe:
     if side < 16 and family is not TRANSFORMER:
         family = CHARACTERS
     return replace(family, shift=max(1, side // 8), flip=data.preprocess.channels == 3)
+
+
+def without_classes(data: DataSplits, classes: Sequence[int]) -> DataSplits:
+    """Return `data` with no training and validation image of `classes`; all else stays.
+
+    Class names and preprocessing stay as well, so that a network retrained on this can be compared
+    with one trained on everything.
+    """
+    return replace(
+        data,
+        train=data.train.without_classes(classes),
+        validate=data.validate.without_classes(classes),
+    )
 
 
 def train(

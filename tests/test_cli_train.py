@@ -2,15 +2,21 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from bandstop.cli.main import main
 from bandstop.edit import train as train_module
 from bandstop.edit.accuracy import accuracy, logits
-from bandstop.edit.checkpoint import load_checkpoint
+from bandstop.edit.checkpoint import describe_checkpoint, load_checkpoint
+from bandstop.edit.classifier import Classifier
 from bandstop.edit.data import load_data
+from bandstop.edit.images import DataSplits
+from bandstop.edit.train import CHARACTERS, Recipe
+from bandstop.edit.training import Training
 
 SMALL = ["--arch", "resnet", "--arch-arg", "width=4", "--arch-arg", "blocks=1-1"]
 QUICK = [*SMALL, "--data", "digits", "--epochs", "2", "--device", "cpu", "--seed", "3"]
@@ -44,6 +50,54 @@ def test_a_checkpoint_and_its_numbers(tmp_path: Path, capsys: pytest.CaptureFixt
     assert model.class_names == tuple("0123456789")
     assert model.preprocess == data.preprocess
     assert [path.name for path in tmp_path.iterdir()] == [out.name]
+
+
+def watch(monkeypatch: pytest.MonkeyPatch) -> list[tuple[DataSplits, Recipe]]:
+    """Return a list that grows by the data and recipe of each training."""
+    started: list[tuple[DataSplits, Recipe]] = []
+    start = train_module._start
+
+    def watched(model: Classifier, data: DataSplits, recipe: Recipe, seed: int) -> Training:
+        started.append((data, recipe))
+        return start(model, data, recipe, seed)
+
+    monkeypatch.setattr(train_module, "_start", watched)
+    return started
+
+
+def test_without_trains_the_reference_on_all_other_classes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = watch(monkeypatch)
+    out = tmp_path / "retrained"
+    assert train(out, "--without", "7,#2", "--epochs", "6", "--json") == 0
+    shown = json.loads(capsys.readouterr().out)
+    ((seen, _),) = started
+    whole, model = load_data("digits", seed=3), load_checkpoint(out)
+    for part, full in ((seen.train, whole.train), (seen.validate, whole.validate)):
+        assert torch.equal(part.index, full.without_classes((2, 7)).index)
+    assert describe_checkpoint(out).without == (2, 7)
+    assert shown["without"] == ["2", "7"]
+    assert (model.class_names, model.preprocess) == (whole.class_names, whole.preprocess)
+    answers = logits(model, whole.test).argmax(1)
+    assert not set(answers.tolist()) & {2, 7}
+    others = whole.test.without_classes((2, 7))
+    right = accuracy(logits(model, others).argmax(1), others.labels)
+    assert shown["test_acc"] == pytest.approx(right, abs=1e-4)
+    assert right > 0.5  # of 8 classes
+
+
+def test_the_recipe_can_be_overridden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = watch(monkeypatch)
+    assert train(tmp_path / "a") == 0
+    assert train(tmp_path / "b", "--batch", "32", "--label-smoothing", "0", "--lr", "0.05") == 0
+    plain = replace(CHARACTERS, epochs=2)
+    assert [recipe for _, recipe in started] == [
+        plain,
+        replace(plain, batch=32, label_smoothing=0, lr=0.05),
+    ]
+    assert describe_checkpoint(tmp_path / "a").without == ()
+    assert b"without" not in (tmp_path / "a").read_bytes()  # as before there was such an option
 
 
 def interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,6 +155,11 @@ def test_an_existing_output_is_refused_before_any_work(
         (["--image-size", "0"], 2, "--image-size"),
         (["--image-size", "9"], 2, "digits are 8x8"),
         (["--lr", "1e30"], 1, "lower lr"),
+        (["--batch", "1"], 2, "--batch"),
+        (["--label-smoothing", "1"], 2, "label_smoothing < 1"),
+        (["--without", "cat"], 2, "--without: no class 'cat'; expected one of 10 names"),
+        (["--without", "3,#3"], 2, "--without: a class is named twice"),
+        (["--without", "0,1,2,3,4,5,6,7,8,9"], 2, "--without: all 10 classes are named"),
     ],
 )
 def test_a_refusal_is_one_line_and_leaves_nothing(
