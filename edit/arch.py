@@ -8,6 +8,7 @@ from typing import cast
 import torch
 from torch import nn
 
+from bandstop.edit.attention import explicit_attention_
 from bandstop.edit.classifier import Arch, ArchArg
 from bandstop.edit.errors import InputError
 from bandstop.edit.network_resnet import ResNet
@@ -56,10 +57,12 @@ def build(
         if arch.args:
             raise InputError(f"{arch.name} takes no arguments, got {dict(arch.args)}")
         if source == "torchvision":
-            return _torchvision(name, num_classes, channels)
-        if source == "timm":
-            return _timm(name, num_classes, channels, size)
-        return _own(arch.name, num_classes, trust=trust_factory)
+            network = _torchvision(name, num_classes, channels)
+        elif source == "timm":
+            network = _timm(name, num_classes, channels, size)
+        else:
+            network = _own(arch.name, num_classes, trust=trust_factory)
+    return explicit_attention_(network)
 
 
 def parse_arch(name: str, args: Mapping[str, str] | None = None) -> Arch:
