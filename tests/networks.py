@@ -79,3 +79,17 @@ def trained(seed: int = 0, steps: int = 60) -> Classifier:
         loss.backward()
         optimizer.step()
     return model.eval()
+
+
+def lively_(network: nn.Module, seed: int = 0) -> nn.Module:
+    """Give what starts as zeros or ones some life, statistics too; return `network`."""
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(seed)
+        for parameter in network.parameters():
+            if parameter.ndim < 2 or not bool(parameter.any()):
+                parameter.add_(0.2 * torch.randn_like(parameter))
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                nn.init.normal_(module.running_mean, std=0.2)  # type: ignore[arg-type]  # tracked, so a tensor
+                nn.init.uniform_(module.running_var, 0.5, 2.0)  # type: ignore[arg-type]  # same
+    return network

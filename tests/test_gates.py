@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 
 from bandstop.edit.batchnorm import example, fold_batchnorm
@@ -91,5 +91,8 @@ def test_masks_are_not_kept_after_an_error() -> None:
 
 
 def test_other_layers_cannot_be_gated() -> None:
-    with pytest.raises(TypeError, match="fc is a Linear"):
-        Gated(folded_tiny().network, ("fc.weight",))
+    network = nn.Sequential(nn.LayerNorm(4))
+    with pytest.raises(TypeError, match="0 is a LayerNorm, which cannot be gated"):
+        Gated(network, ("0.weight",))
+    with pytest.raises(TypeError, match=r"with its weight only, got conv1\.bias"):
+        Gated(folded_tiny().network, ("conv1.bias", "conv2.weight"))
