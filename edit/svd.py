@@ -11,7 +11,7 @@ at many grid points, and the one that it picks first still recognises 1 to 2 % o
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -22,14 +22,11 @@ from torch.func import functional_call
 from bandstop.edit.classifier import Classifier
 from bandstop.edit.edits import WeightEdit
 from bandstop.edit.errors import DivergedError, InputError, NothingForgottenError
-from bandstop.edit.images import ImageSet
-from bandstop.edit.method import Splits
-from bandstop.edit.moments import editable_layers, second_moments, weight_matrix
-from bandstop.edit.projection import factor, normalised, not_shared, without_forget_space
+from bandstop.edit.images import DataSplits, ImageSet
+from bandstop.edit.method import Splits, split
 from bandstop.edit.request import ForgetRequest
 from bandstop.edit.search import Trial, search
-
-Weights = dict[str, Tensor]  # parameter name -> edited weight
+from bandstop.edit.svd_grid import ClassMoments, Grid, Weights, chosen_layers, unit_moments
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +39,9 @@ class SVD:
         retain_images: training images to keep, as many of each class, at most.
         forget_images: training images to forget, as many of each class, at most.
         compare: how validation images are scored, by probability or by accuracy as in the paper.
+        layers: shell patterns on layer names; what matches one of them is edited.
+        exclude: patterns of layers that are not.
+        last: edit only so many of these layers, the last ones; None for all.
         seed: draws the images.
     """
 
@@ -51,6 +51,9 @@ class SVD:
     retain_images: int = 900
     forget_images: int = 900
     compare: Literal["probability", "accuracy"] = "probability"
+    layers: tuple[str, ...] = ("*",)
+    exclude: tuple[str, ...] = ()
+    last: int | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -68,27 +71,63 @@ class SVD:
             )
             if count < 1
         ]
+        if self.last is not None and self.last < 1:
+            wrong.append(f"last must be 1 or more, got {self.last}")
+        if not self.layers:
+            wrong.append("layers must name a pattern")
         if wrong:
             raise InputError("svd: " + "; ".join(wrong))
 
     def __call__(self, model: Classifier, request: ForgetRequest, data: Splits) -> WeightEdit:
-        """Return the edit of every convolution and linear layer; `model` is left as it was.
+        """Return the edit of the chosen layers' weights; `model` is left as it was.
 
         Raises:
-            InputError: no images to forget, to retain or to validate with.
+            InputError: no images to forget, to retain or to validate with; or no such layer.
             NothingForgottenError: no grid point is better than the unedited network.
             DivergedError: an edited weight is not finite.
         """
         _check(request, data)
+        layers = chosen_layers(model.network, self.layers, self.exclude, self.last)
         generator = torch.Generator().manual_seed(self.seed)
-        retain = _unit_moments(model, _sample(data.retain, self.retain_images, generator))
-        forget = _unit_moments(model, _sample(data.forget, self.forget_images, generator))
-        grid = Grid(model, retain, forget)
-        original = self._trial(model, request, data.validate, 0.0, 0.0, {})
+        retain = unit_moments(model, _sample(data.retain, self.retain_images, generator), layers)
+        forget = unit_moments(model, _sample(data.forget, self.forget_images, generator), layers)
+        return self._best(model, request, data.validate, Grid(layers, retain, forget))
+
+    def each(
+        self, model: Classifier, classes: Sequence[int], data: DataSplits
+    ) -> Iterator[tuple[int, WeightEdit | NothingForgottenError]]:
+        """Yield each of `classes` with the edit that forgets it alone, or why there is none.
+
+        Every image is read once for all classes: what a class retains is the sum over all classes
+        without its own part. As many images are read as for one class alone, `retain_images` and
+        `forget_images` together, as many of each class, at least one.
+
+        Raises:
+            InputError: a class without images to learn or to validate from; or no such layer.
+            DivergedError: an edited weight is not finite.
+        """
+        requests = [ForgetRequest((c,)) for c in classes]
+        for request in requests:
+            _check(request, split(data, request))
+        layers = chosen_layers(model.network, self.layers, self.exclude, self.last)
+        generator = torch.Generator().manual_seed(self.seed)
+        images = _sample(data.train, self.retain_images + self.forget_images, generator)
+        moments = ClassMoments(model, images, layers)
+        for request in requests:
+            grid = Grid(layers, *moments.unit(request.classes[0]))
+            try:
+                yield request.classes[0], self._best(model, request, data.validate, grid)
+            except NothingForgottenError as error:
+                yield request.classes[0], error
+
+    def _best(
+        self, model: Classifier, request: ForgetRequest, validate: ImageSet, grid: Grid
+    ) -> WeightEdit:
+        original = self._trial(model, request, validate, 0.0, 0.0, {})
 
         def evaluate(alpha_r: float, alpha_f: float) -> Trial:
             weights = grid.weights(alpha_r, alpha_f)
-            return self._trial(model, request, data.validate, alpha_r, alpha_f, weights)
+            return self._trial(model, request, validate, alpha_r, alpha_f, weights)
 
         chance = 1 / model.num_classes if self.compare == "accuracy" else 0.0
         best, trials = search(self.alpha_r, self.alpha_f, evaluate, original, forgotten=chance)
@@ -101,7 +140,7 @@ class SVD:
         bad = [name for name, w in weights.items() if not bool(torch.isfinite(w).all())]
         if bad:
             raise DivergedError(f"svd: the edit of {bad[0]} is not finite; nothing was written")
-        return WeightEdit(weights, _findings(model, best, trials, weights))
+        return WeightEdit(weights, _findings(best, trials) | grid.report(weights))
 
     def _trial(
         self,
@@ -126,45 +165,6 @@ class SVD:
 PAPER = SVD(alpha_f=(3.0,), compare="accuracy")
 
 
-class Grid:
-    """Edited weights at any grid point; each factor and half-product is computed once."""
-
-    def __init__(
-        self, model: Classifier, retain: Mapping[str, Tensor], forget: Mapping[str, Tensor]
-    ) -> None:
-        """Keep the layers of `model` and the normalised moments of both sides."""
-        self.layers = editable_layers(model.network)
-        self.matrices = {n: weight_matrix(layer).double() for n, layer in self.layers.items()}
-        self.retain = retain
-        self.forget = forget
-        self._not_shared: tuple[float, Weights] = (-1.0, {})
-        self._factors: dict[tuple[str, float], Tensor] = {}
-
-    def weights(self, alpha_r: float, alpha_f: float) -> Weights:
-        """Return the edited weight of every layer, `W - W (I - P_r) P_f`."""
-        if self._not_shared[0] != alpha_r:
-            rest = {n: not_shared(w, self.retain[n], alpha_r) for n, w in self.matrices.items()}
-            self._not_shared = (alpha_r, rest)
-        edited = {}
-        for name, layer in self.layers.items():
-            weight = without_forget_space(
-                self.matrices[name],
-                self.retain[name],
-                self.forget[name],
-                alpha_r,
-                alpha_f,
-                rest=self._not_shared[1][name],
-                cholesky=self._factor(name, alpha_f),
-            )
-            edited[f"{name}.weight"] = weight.reshape(layer.weight.shape).to(layer.weight.dtype)
-        return edited
-
-    def _factor(self, name: str, alpha: float) -> Tensor | None:
-        if alpha and (name, alpha) not in self._factors:
-            self._factors[name, alpha] = factor(self.forget[name], alpha)
-        return self._factors.get((name, alpha))
-
-
 def _check(request: ForgetRequest, data: Splits) -> None:
     misfits = [
         f"no {what} images"
@@ -187,10 +187,6 @@ def _sample(images: ImageSet, count: int, generator: torch.Generator) -> ImageSe
     return images.per_class(per_class, generator)
 
 
-def _unit_moments(model: Classifier, images: ImageSet) -> dict[str, Tensor]:
-    return {name: normalised(c) for name, c in second_moments(model, images).items()}
-
-
 def _recognised(model: Classifier, weights: Weights, images: ImageSet, compare: str) -> Tensor:
     """Return per image the probability of its class, or 1 where that class is the first, else 0."""
     parts = []
@@ -211,18 +207,11 @@ def _changes(model: Classifier, weights: Weights) -> Weights:
     return {name: (w - state[name]).double() for name, w in weights.items()}
 
 
-def _findings(
-    model: Classifier, best: Trial, trials: list[Trial], weights: Weights
-) -> dict[str, object]:
-    """Return what was chosen, the grid, and by how much each layer changed (relative norm)."""
-    state = model.network.state_dict()
+def _findings(best: Trial, trials: list[Trial]) -> dict[str, object]:
+    """Return what was chosen, and the grid."""
     return {
         "alpha_r": best.alpha_r,
         "alpha_f": best.alpha_f,
         "score": best.score,
         "trials": [[t.alpha_r, t.alpha_f, t.retain, t.forget, t.norm] for t in trials],
-        "relative_change": {
-            name: float(change.norm() / state[name].double().norm())
-            for name, change in _changes(model, weights).items()
-        },
     }

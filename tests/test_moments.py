@@ -1,13 +1,28 @@
 """The rows a layer reads, against the layer itself; second moments against stored activations."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
-from torch import nn
+from timm.layers.conv2d_same import Conv2dSame
+from timm.layers.std_conv import StdConv2d, StdConv2dSame
+from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from bandstop.edit.attention import SelfAttention
+from bandstop.edit.errors import DivergedError, InputError
 from bandstop.edit.images import ImageSet
-from bandstop.edit.moments import Layer, layer_rows, second_moments, weight_matrix
-from tests.networks import corners, noise, tiny
+from bandstop.edit.moments import (
+    Layer,
+    editable_layers,
+    layer_rows,
+    second_moments,
+    weight_matrix,
+    weight_name,
+)
+from bandstop.edit.projection import Rows, Space, project
+from tests.networks import classifier, corners, noise, tiny
 
 LAYERS: dict[str, tuple[Layer, tuple[int, ...]]] = {
     "linear on vectors": (nn.Linear(6, 5), (3, 6)),
@@ -21,8 +36,15 @@ LAYERS: dict[str, tuple[Layer, tuple[int, ...]]] = {
     "patches": (nn.Conv2d(3, 6, 4, stride=4), (2, 3, 8, 8)),
     "same": (nn.Conv2d(4, 6, (3, 5), padding="same", dilation=2), (2, 4, 8, 8)),
     "reflected": (nn.Conv2d(4, 6, 3, padding=1, padding_mode="reflect"), (2, 4, 8, 8)),
+    "timm's same, strided": (Conv2dSame(4, 6, 3, stride=2), (2, 4, 9, 8)),
+    "timm's same, depthwise": (Conv2dSame(4, 4, 5, stride=2, groups=4), (2, 4, 8, 7)),
+    "timm's same, dilated": (Conv2dSame(4, 6, (3, 2), stride=(3, 1), dilation=2), (2, 4, 7, 9)),
     "uneven": (nn.Conv2d(4, 6, (3, 1), stride=(2, 1), padding=(1, 0)), (2, 4, 8, 8)),
 }
+
+
+def matrix(space: Space) -> Tensor:
+    return space.rows.mT @ space.rows if isinstance(space, Rows) else space
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -34,7 +56,9 @@ def test_rows_times_weight_is_the_layer(name: str) -> None:
     if isinstance(layer, nn.Linear):
         want = F.linear(x, layer.weight).reshape(1, -1, layer.out_features)
     else:
-        out = layer._conv_forward(x, layer.weight, None)  # (images, out, h, w)
+        assert isinstance(layer, nn.Conv2d)
+        assert layer.bias is not None
+        out = layer(x) - layer.bias[:, None, None]  # (images, out, h, w)
         want = out.transpose(0, 1).reshape(layer.groups, -1, rows.shape[1]).mT
     torch.testing.assert_close(y, want.detach(), rtol=1e-5, atol=1e-5)
 
@@ -51,7 +75,7 @@ def test_streamed_moments_equal_those_of_all_activations() -> None:
         model((images.images[images.index].float() / 255).double())
     hook.remove()
     rows = layer_rows(layer, kept[0])
-    torch.testing.assert_close(moments["conv2"], rows.mT @ rows, rtol=1e-12, atol=1e-9)
+    torch.testing.assert_close(matrix(moments["conv2"]), rows.mT @ rows, rtol=1e-12, atol=1e-9)
 
 
 def test_moments_of_classes_add_up() -> None:
@@ -59,7 +83,110 @@ def test_moments_of_classes_add_up() -> None:
     whole = second_moments(model, images)
     parts = [second_moments(model, images.of_classes([c])) for c in range(4)]
     for name, moment in whole.items():
-        torch.testing.assert_close(sum(p[name] for p in parts), moment, rtol=1e-9, atol=1e-9)
+        total = sum(matrix(p[name]) for p in parts)
+        torch.testing.assert_close(total, matrix(moment), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("d", [5, 128, 129, 1500])
+def test_blocks_of_the_gram_matrix_make_the_whole(d: int) -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(d, 2))
+    pixels = (noise(2000, 1, 1, d) * 50 + 128).clamp(0, 255).byte()
+    images = ImageSet(pixels, torch.arange(2000), torch.zeros(2000))
+    rows = ((pixels.flatten(1).float() / 255).double() - 0.5) / 0.25
+    moment = second_moments(classifier(network).double(), images, batch=300)["1"]
+    assert isinstance(moment, Tensor)
+    torch.testing.assert_close(moment[0], rows.T @ rows, rtol=1e-10, atol=1e-7)
+
+
+def test_a_layer_wider_than_there_are_images_keeps_its_rows() -> None:
+    """As VGG's first linear layer: 20,000 features would be 3 GB a matrix."""
+    d = 20_000
+    network = nn.Sequential(nn.Flatten(), nn.Linear(d, 2))
+    images = ImageSet(
+        torch.randint(256, (30, 1, 1, d), dtype=torch.uint8), torch.arange(30), torch.zeros(30)
+    )
+    with Largest() as largest:
+        moment = second_moments(classifier(network), images)["1"]
+        assert isinstance(moment, Rows)
+        project(weight_matrix(network[1]), moment, 30.0)  # type: ignore[arg-type]  # a Linear
+    assert largest.elements <= 2 * 30 * d
+    few = second_moments(classifier(network), images.take(torch.arange(30) < 5), of=30)
+    assert isinstance(few["1"], Rows)
+    assert few["1"].rows.shape == (1, 5, d)
+
+
+class Largest(TorchDispatchMode):
+    """Sees the largest tensor that is made."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's
+        self.elements = 0
+
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., object],
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
+        made = func(*args, **(kwargs or {}))
+        for tensor in made if isinstance(made, tuple | list) else (made,):
+            if isinstance(tensor, Tensor):
+                self.elements = max(self.elements, tensor.numel())
+        return made
+
+
+def attention_network() -> nn.Sequential:
+    class Attend(SelfAttention):
+        def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]  # inside a Sequential
+            return super().forward(x, x, x)[0]
+
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Flatten(2), nn.Linear(64, 8), Attend(8, 2, batch_first=True), nn.Flatten()
+    )
+
+
+def test_the_input_map_of_an_attention_reads_the_tokens() -> None:
+    network = attention_network()
+    images = corners(10)
+    moments = second_moments(classifier(network).double(), images)
+    assert set(moments) == {"1", "2", "2.out_proj"}
+    with torch.no_grad():
+        x = ((images.images[images.index].float() / 255).double() - 0.5) / 0.25
+        tokens = network[:2](x).flatten(0, 1)
+    torch.testing.assert_close(matrix(moments["2"])[0], tokens.T @ tokens, rtol=1e-9, atol=1e-9)
+    layer = editable_layers(network)["2"]
+    assert weight_name("2", layer) == "2.in_proj_weight"
+    assert weight_matrix(layer).shape == (1, 24, 8)
+
+
+class Twice(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, 2 * self.weight, self.bias)
+
+
+@pytest.mark.parametrize(
+    "layer", [StdConv2d(1, 4, 3), StdConv2dSame(1, 4, 3, stride=2), Twice(8, 4)]
+)
+def test_a_layer_that_multiplies_with_something_else_is_refused(layer: nn.Module) -> None:
+    with pytest.raises(InputError, match=f"0 is a {type(layer).__name__}, which does not"):
+        second_moments(classifier(nn.Sequential(layer, nn.Flatten())), corners(8))
+    assert not layer._forward_hooks
+
+
+def test_what_is_not_finite_is_told() -> None:
+    model = tiny()
+    assert isinstance(model.network.conv1, nn.Conv2d)
+    nn.init.constant_(model.network.conv1.weight, torch.nan)
+    with pytest.raises(DivergedError, match="conv2 reads is not finite"):
+        second_moments(model, corners(8))
+
+
+def test_only_the_layers_asked_for_are_watched() -> None:
+    model = tiny()
+    seen = second_moments(model, corners(8), layers=["conv2"])
+    assert list(seen) == ["conv2"]
 
 
 def test_model_is_left_alone_and_hooks_are_gone() -> None:
@@ -67,7 +194,7 @@ def test_model_is_left_alone_and_hooks_are_gone() -> None:
     before = {k: v.clone() for k, v in model.state_dict().items()}
     second_moments(model, corners(8))
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
-    assert not any(m._forward_pre_hooks for m in model.modules())
+    assert not any(m._forward_hooks for m in model.modules())
 
 
 def test_an_error_midway_removes_the_hooks() -> None:
@@ -75,4 +202,4 @@ def test_an_error_midway_removes_the_hooks() -> None:
     wrong = ImageSet(torch.zeros(2, 5, 8, 8, dtype=torch.uint8), torch.arange(2), torch.zeros(2))
     with pytest.raises(RuntimeError):
         second_moments(model, wrong)
-    assert not any(m._forward_pre_hooks for m in model.modules())
+    assert not any(m._forward_hooks for m in model.modules())

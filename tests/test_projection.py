@@ -4,7 +4,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from bandstop.edit.projection import factor, normalised, project, without_forget_space
+from bandstop.edit.projection import (
+    Rows,
+    energy,
+    factor,
+    normalise_,
+    normalised,
+    project,
+    without_forget_space,
+)
 
 ALPHAS = (0.25, 1.0, 3.0, 100.0, 1000.0)
 
@@ -168,13 +176,39 @@ def test_trace_is_at_most_the_rank_and_exactly_one_for_alpha_one() -> None:
 
 
 @pytest.mark.parametrize("alpha", ALPHAS)
-def test_gram_route_gives_the_same_projector(alpha: float) -> None:
-    a = rows(7, 30)
-    total = a.square().sum()
-    gram = total * torch.eye(7, dtype=torch.float64) + (alpha - 1) * a @ a.T
-    torch.testing.assert_close(
-        projector(a, alpha), alpha * a.T @ torch.linalg.solve(gram, a), rtol=0, atol=1e-12
-    )
+@pytest.mark.parametrize("count", [7, 1])
+def test_few_rows_give_the_same_projector_as_their_moment(alpha: float, count: int) -> None:
+    a = rows(count, 30)
+    few = Rows(a[None].clone())
+    normalise_(few)
+    p = project(torch.eye(30, dtype=torch.float64)[None], few, alpha)[0]
+    torch.testing.assert_close(p, projector(a, alpha), rtol=0, atol=1e-12)
+
+
+def test_rows_of_zeros_span_nothing() -> None:
+    few = Rows(torch.zeros(1, 3, 8))
+    normalise_(few)
+    assert not project(torch.ones(1, 2, 8), few, 30.0).any()
+
+
+def test_energy_is_the_mean_squared_output() -> None:
+    w, a = rows(3, 8), rows(5, 8, seed=1)
+    few = Rows(a[None].clone())
+    normalise_(few)
+    want = float((a @ w.T).square().sum() / a.square().sum())
+    assert energy(w, unit(a)) == pytest.approx(want, rel=1e-12)
+    assert energy(w, few) == pytest.approx(want, rel=1e-12)
+
+
+def test_a_large_float32_moment_is_solved_as_well_as_float32_allows() -> None:
+    d = 2100
+    a, w = rows(400, d).float(), rows(4, d, seed=1)
+    c = unit(a)
+    got = project(w.float(), c, 100.0)
+    few = Rows(a[None].double())
+    normalise_(few)
+    want = project(w, few, 100.0)[0]
+    assert float((got.double() - want).norm() / want.norm()) <= 5e-5
 
 
 def test_a_retain_space_of_everything_protects_everything() -> None:

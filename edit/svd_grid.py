@@ -1,0 +1,201 @@
+"""What SVD unlearning computes with: the chosen layers, their moments, the edit at a grid point."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from bandstop.edit.classifier import Classifier
+from bandstop.edit.errors import InputError
+from bandstop.edit.images import ImageSet
+from bandstop.edit.moments import (
+    Layer,
+    editable_layers,
+    second_moments,
+    weight_matrix,
+    weight_name,
+    weight_of,
+)
+from bandstop.edit.projection import (
+    Rows,
+    Space,
+    energy,
+    factor,
+    normalise_,
+    not_shared,
+    without_forget_space,
+)
+
+Weights = dict[str, Tensor]  # parameter name -> edited weight
+Spaces = Mapping[str, Space]  # layer name -> normalised second moment
+_DOUBLE_UP_TO = 2048  # features; the weights of wider layers are computed in their own dtype
+_KEPT_FACTORS = 1 << 30  # bytes; a factor that no longer fits is made again when it is needed
+_KEPT_MOMENTS = 2 << 30  # bytes of single classes' moments
+
+
+def chosen_layers(
+    network: nn.Module, layers: Sequence[str], exclude: Sequence[str], last: int | None
+) -> dict[str, Layer]:
+    """Return the layers that match a pattern of `layers` and none of `exclude`; of these the last.
+
+    Raises:
+        InputError: a pattern matches no layer, or nothing is left.
+    """
+    known = editable_layers(network)
+    misfits = [
+        f"{pattern!r} matches no layer{_close(pattern, list(known))}"
+        for pattern in (*layers, *exclude)
+        if not any(fnmatchcase(name, pattern) for name in known)
+    ]
+    if misfits:
+        raise InputError("svd: " + "; ".join(misfits))
+    names = [
+        name
+        for name in known
+        if any(fnmatchcase(name, p) for p in layers)
+        and not any(fnmatchcase(name, p) for p in exclude)
+    ]
+    if not names:
+        raise InputError("svd: no layer is left to edit; see layers and exclude")
+    return {name: known[name] for name in names[-last if last else None :]}
+
+
+def unit_moments(model: Classifier, images: ImageSet, layers: Mapping[str, Layer]) -> Spaces:
+    """Return the normalised second moment of what each of `layers` reads."""
+    moments = second_moments(model, images, layers=layers)
+    for moment in moments.values():
+        normalise_(moment)
+    return moments
+
+
+class Grid:
+    """Edited weights at any grid point; half-products, and factors that fit, are made once."""
+
+    def __init__(self, layers: Mapping[str, Layer], retain: Spaces, forget: Spaces) -> None:
+        """Keep the layers and the normalised moments of both sides."""
+        self.layers = layers
+        self.retain = retain
+        self.forget = forget
+        self._not_shared: tuple[float, Weights] = (-1.0, {})
+        self._factors: dict[tuple[str, float], Tensor] = {}
+
+    def weights(self, alpha_r: float, alpha_f: float) -> Weights:
+        """Return the edited weight of every layer, `W - W (I - P_r) P_f`."""
+        if self._not_shared[0] != alpha_r:
+            self._not_shared = (-1.0, {})  # frees the last one first
+            self._not_shared = (
+                alpha_r,
+                {
+                    n: not_shared(_matrix(m), self.retain[n], alpha_r)
+                    for n, m in self.layers.items()
+                },
+            )
+        edited = {}
+        for name, layer in self.layers.items():
+            weight = without_forget_space(
+                _matrix(layer),
+                self.retain[name],
+                self.forget[name],
+                alpha_r,
+                alpha_f,
+                rest=self._not_shared[1][name],
+                cholesky=self._factor(name, alpha_f),
+            )
+            old = weight_of(layer)
+            edited[weight_name(name, layer)] = weight.reshape(old.shape).to(old.dtype)
+        return edited
+
+    def report(self, weights: Weights) -> dict[str, dict[str, float]]:
+        """Return what `weights` do to each layer, by the name of its weight.
+
+        `relative_change` of the weight, and the share of the mean squared output that is gone on
+        the rows of the images to forget (`forget_removed`) and to retain (`retain_removed`).
+        """
+        change: dict[str, float] = {}
+        forget: dict[str, float] = {}
+        retain: dict[str, float] = {}
+        for name, layer in self.layers.items():
+            key, old = weight_name(name, layer), _matrix(layer)
+            new = weights[key].reshape(old.shape).to(old.dtype)
+            change[key] = float((new - old).norm()) / _or_one(float(old.norm()))
+            forget[key] = _removed(old, new, self.forget[name])
+            retain[key] = _removed(old, new, self.retain[name])
+        return {"relative_change": change, "forget_removed": forget, "retain_removed": retain}
+
+    def _factor(self, name: str, alpha: float) -> Tensor | None:
+        if not alpha or (name, alpha) in self._factors:
+            return self._factors.get((name, alpha))
+        made = factor(self.forget[name], alpha)
+        if sum(f.nbytes for f in self._factors.values()) + made.nbytes <= _KEPT_FACTORS:
+            self._factors[name, alpha] = made
+        return made
+
+
+class ClassMoments:
+    """Second moments of each class and of all classes, from one pass over the images.
+
+    Moments of all classes at once are kept as far as they fit; those of the others are summed
+    again, from their own images, when they are asked for.
+    """
+
+    def __init__(self, model: Classifier, images: ImageSet, layers: Mapping[str, Layer]) -> None:
+        """Read every image once."""
+        self.classes = tuple(int(c) for c in images.labels.unique())
+        self._of = partial(_moments_of_class, model, images, layers)
+        self._rows: dict[int, dict[str, Tensor]] = {}
+        self._total: dict[str, Tensor] = {}
+        self._kept: dict[int, Mapping[str, Space]] = {}
+        room = _KEPT_MOMENTS
+        for c in self.classes:
+            moments = self._of(c)
+            self._rows[c] = {n: m.rows for n, m in moments.items() if isinstance(m, Rows)}
+            matrices = {n: m for n, m in moments.items() if isinstance(m, Tensor)}
+            for name, moment in matrices.items():
+                if name in self._total:
+                    self._total[name] += moment
+                else:
+                    self._total[name] = moment.clone()
+            room -= sum(m.nbytes for m in matrices.values())
+            if room >= 0:
+                self._kept[c] = moments
+
+    def unit(self, c: int) -> tuple[Spaces, Spaces]:
+        """Return the normalised moments of all other classes, and of class `c`."""
+        retain: dict[str, Space] = {}
+        forget: dict[str, Space] = {}
+        for name, moment in (self._kept.get(c) or self._of(c)).items():
+            if isinstance(moment, Rows):
+                others = [rows[name] for k, rows in self._rows.items() if k != c]
+                retain[name], forget[name] = Rows(torch.cat(others, 1)), Rows(moment.rows.clone())
+            else:
+                retain[name], forget[name] = self._total[name] - moment, moment.clone()
+            normalise_(retain[name])
+            normalise_(forget[name])
+        return retain, forget
+
+
+def _moments_of_class(
+    model: Classifier, images: ImageSet, layers: Mapping[str, Layer], c: int
+) -> dict[str, Space]:
+    return second_moments(model, images.of_classes([c]), layers=layers, of=len(images))
+
+
+def _matrix(layer: Layer) -> Tensor:
+    weight = weight_matrix(layer)
+    return weight.double() if weight.shape[-1] <= _DOUBLE_UP_TO else weight
+
+
+def _removed(old: Tensor, new: Tensor, unit: Space) -> float:
+    return 1 - energy(new, unit) / _or_one(energy(old, unit))
+
+
+def _or_one(value: float) -> float:
+    return value if value > 0 else 1.0
+
+
+def _close(pattern: str, names: list[str]) -> str:
+    close = difflib.get_close_matches(pattern, names, n=3, cutoff=0.4) or names[-3:]
+    return f" (there are {', '.join(close)})"
