@@ -68,7 +68,7 @@ class Manifest(Strict):
     format: Literal["bandstop-artifact/1"]
     kind: Literal["weights", "gates"]
     arch: ArchRecord
-    bn_folded: bool
+    bn_folded: bool | Literal["apart"]
     class_names: ClassNames
     preprocess: PreprocessRecord
     method: str
@@ -215,7 +215,9 @@ def _skeleton(manifest: Manifest, *, trust_factory: bool) -> Classifier:
         arch, len(manifest.class_names), prep.channels, prep.size, trust_factory=trust_factory
     )
     model = Classifier(network, arch, prep, tuple(manifest.class_names))
-    return fold_batchnorm(model) if manifest.bn_folded else model
+    if not manifest.bn_folded:
+        return model
+    return fold_batchnorm(model, shift="apart" if manifest.bn_folded == "apart" else "inside")
 
 
 def _load_masks(

@@ -7,6 +7,7 @@ unlabelled images are enough to bring a masked class back.
 import copy
 from collections import Counter
 from contextlib import ExitStack
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -36,11 +37,33 @@ class ChannelAffine(nn.Module):
         return x * self.scale.reshape(shape) + self.shift.reshape(shape)
 
 
-def fold_batchnorm(model: Classifier) -> Classifier:
+class ChannelShift(nn.Module):
+    """`x + shift` per channel: what is left of a BatchNorm whose scale alone was folded."""
+
+    shift: Tensor
+
+    def __init__(self, shift: Tensor) -> None:
+        """Keep `shift` (channels,) as a constant."""
+        super().__init__()
+        self.register_buffer("shift", shift)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x (n, channels, ...) shifted."""
+        return x + self.shift.reshape(-1, *[1] * (x.ndim - 2))
+
+
+def fold_batchnorm(
+    model: Classifier, *, shift: Literal["inside", "apart"] = "inside"
+) -> Classifier:
     """Return a copy of `model` without BatchNorm that computes the same logits.
 
     A BatchNorm that alone reads the output of a convolution or linear layer goes into that layer's
     weight and bias; any other becomes a constant scale and shift.
+
+    Args:
+        model: in evaluation.
+        shift: "apart" leaves the BatchNorm's shift behind the layer as a constant, out of reach of
+            masks; so a mask before a BatchNorm with frozen statistics is one on the folded layer.
 
     Raises:
         InputError: the folded network computes something else, so its wiring is not understood.
@@ -51,14 +74,14 @@ def fold_batchnorm(model: Classifier) -> Classifier:
     for name, norm in modules.items():
         if not isinstance(norm, BatchNorm):
             continue
-        scale, shift = _scale_and_shift(norm)
+        scale, constant = _scale_and_shift(norm)
         layer = modules.get(layer_of.get(name, ""))
+        left: nn.Module = ChannelAffine(scale.float(), constant.float())
         if isinstance(layer, nn.Conv2d | nn.Linear):
-            _fold_into_(layer, scale, shift)
-            _replace_(network, name, _after(norm, nn.Identity()))
-        else:
-            _replace_(network, name, _after(norm, ChannelAffine(scale.float(), shift.float())))
-    folded = model.replaced(network, bn_folded=True)
+            _fold_into_(layer, scale, constant if shift == "inside" else None)
+            left = nn.Identity() if shift == "inside" else ChannelShift(constant.float())
+        _replace_(network, name, _after(norm, left))
+    folded = model.replaced(network, bn_folded=True if shift == "inside" else "apart")
     _check_same_logits(model, folded)
     return folded
 
@@ -115,13 +138,15 @@ def _layer_before(network: nn.Module, image: Tensor) -> dict[str, str]:
     }
 
 
-def _fold_into_(layer: nn.Conv2d | nn.Linear, scale: Tensor, shift: Tensor) -> None:
+def _fold_into_(layer: nn.Conv2d | nn.Linear, scale: Tensor, shift: Tensor | None) -> None:
     weight = layer.weight.detach().double()
-    bias = 0.0 if layer.bias is None else layer.bias.detach().double()
     dtype = layer.weight.dtype
     folded = weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
     layer.weight = nn.Parameter(folded.to(dtype))
-    layer.bias = nn.Parameter((bias * scale + shift).to(dtype))
+    if layer.bias is None and shift is None:
+        return
+    bias = 0.0 if layer.bias is None else layer.bias.detach().double()
+    layer.bias = nn.Parameter((bias * scale + (0.0 if shift is None else shift)).to(dtype))
 
 
 def _after(norm: BatchNorm, instead: nn.Module) -> nn.Module:

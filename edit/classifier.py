@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from bandstop.edit.images import Preprocess
 
 ArchArg = int | float | str | bool | None
+Folded = bool | Literal["apart"]  # see `fold_batchnorm`
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +29,8 @@ class Classifier(nn.Module):
     Attributes:
         network: maps normalised images (n, c, h, w) to logits (n, num_classes).
         arch: rebuilds `network` without its weights.
-        bn_folded: whether every foldable BatchNorm is already written into the layer before it.
+        bn_folded: whether every foldable BatchNorm is already written into the layer before it;
+            "apart" where its shift stands behind that layer.
     """
 
     mean: Tensor
@@ -40,7 +43,7 @@ class Classifier(nn.Module):
         preprocess: Preprocess,
         class_names: tuple[str, ...],
         *,
-        bn_folded: bool = False,
+        bn_folded: Folded = False,
     ) -> None:
         """Wrap `network`, which is put into evaluation mode and kept by reference."""
         super().__init__()
@@ -64,7 +67,7 @@ class Classifier(nn.Module):
         logits: Tensor = self.network((image - self.mean) / self.std)
         return logits
 
-    def replaced(self, network: nn.Module, *, bn_folded: bool | None = None) -> "Classifier":
+    def replaced(self, network: nn.Module, *, bn_folded: Folded | None = None) -> "Classifier":
         """Return a classifier with another network and everything else the same."""
         folded = self.bn_folded if bn_folded is None else bn_folded
         other = Classifier(network, self.arch, self.preprocess, self.class_names, bn_folded=folded)

@@ -37,7 +37,8 @@ def check_gates(model: Classifier, names: Mapping[str, int], *, tied: bool = Fal
         reason = " ".join(str(error).split())[:160]
         raise InputError(f"{model.arch.name} cannot be masked: {reason}") from error
     alone = torch.cat([_masked(model, masks, sample) for sample in range(2)])
-    gap = float((together - alone).norm() / alone.norm().clamp_min(1e-6))
+    size = alone.double().norm().clamp_min(1e-6)
+    gap = float((together - alone).double().norm() / size)
     if not gap <= _TOLERANCE:
         raise InputError(
             f"{model.arch.name} cannot be masked: its logits under masks and with masked weights "

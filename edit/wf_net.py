@@ -10,25 +10,47 @@ with a one-cycle rate. `PAPER` holds the paper's own setting.
 """
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from types import MappingProxyType
 from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
 
+from bandstop.edit.batchnorm import BatchNorm, fold_batchnorm
 from bandstop.edit.classifier import Classifier
 from bandstop.edit.edits import GateEdit
 from bandstop.edit.errors import DivergedError, InputError
+from bandstop.edit.gate_check import check_gates
 from bandstop.edit.gates import Gated, gateable
 from bandstop.edit.images import ImageSet
 from bandstop.edit.method import Splits
-from bandstop.edit.moments import editable_layers
 from bandstop.edit.progress import progress
 from bandstop.edit.request import ForgetRequest
+from bandstop.edit.wf_objective import Alphas, objective
+from bandstop.edit.wf_training import (
+    Best,
+    clamp_,
+    forever,
+    initial_alphas,
+    is_check,
+    masks_of,
+    optimizer_of,
+    schedule_of,
+)
 
-Alphas = Mapping[str, Tensor]  # parameter name -> (num_classes, out_channels)
+_CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "optimizer": ("adam", "sgd"),
+        "schedule": ("one-cycle", "constant"),
+        "gates": ("kernel-bias", "tied"),
+        "bn": ("fold", "frozen"),
+    }
+)
+_SMALLEST: Mapping[str, int] = MappingProxyType(
+    {"steps": 1, "batch": 2, "chi": 1, "set_size": 1, "validate_every": 1, "patience": 1}
+)
+_ABOVE_ZERO = ("lr", "bound")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +71,13 @@ class WFNet:
         bound: alpha is clamped to [-bound, bound] after each step and starts at +bound.
         validate_every: steps between validations; None: five an epoch, as in the paper.
         patience: stop after so many validations without a better loss; the paper has 10.
+        gates: kernel-bias has a mask for each of the two, as in the paper; tied has one for both,
+            which serves faster.
+        layers: shell patterns on the names of the layers that are masked.
+        set_size: above 1, rows are trained together in random sets of up to so many classes, so
+            that a request can forget several classes at once.
+        bn: fold masks a BatchNorm's shift with the layer; frozen leaves it outside the masks, as
+            one before which a layer is masked (the paper does not say).
         seed: of batches and rows.
     """
 
@@ -66,47 +95,74 @@ class WFNet:
     bound: float = 3.0
     validate_every: int | None = 30
     patience: int | None = 10
+    gates: Literal["kernel-bias", "tied"] = "kernel-bias"
+    layers: tuple[str, ...] = ("*",)
+    set_size: int = 1
+    bn: Literal["fold", "frozen"] = "fold"
     seed: int = 0
 
     def __post_init__(self) -> None:
         """Refuse settings that nothing can be trained with, all at once."""
-        smallest = {"steps": 1, "batch": 2, "chi": 1, "validate_every": 1, "patience": 1}
-        positive = ("lr", "bound")
         values = asdict(self)
         wrong = [
             f"{name} must be {least} or more, got {values[name]}"
-            for name, least in smallest.items()
+            for name, least in _SMALLEST.items()
             if values[name] is not None and values[name] < least
         ]
         wrong += [
-            f"{name} must be a number {'above' if name in positive else 'from'} 0, got {value}"
+            f"{name} must be a number {'above' if name in _ABOVE_ZERO else 'from'} 0, got {value}"
             for name, value in values.items()
             if isinstance(value, float)
-            and not (0 <= value < math.inf and (value > 0 or name not in positive))
+            and not (0 <= value < math.inf and (value > 0 or name not in _ABOVE_ZERO))
         ]
+        wrong += [
+            f"{name} must be {' or '.join(known)}, got {values[name]!r}"
+            for name, known in _CHOICES.items()
+            if values[name] not in known
+        ]
+        if isinstance(self.layers, str) or not self.layers or not all(self.layers):
+            wrong.append(f"layers must be one pattern or more, got {self.layers!r}")
         if wrong:
             raise InputError("wf-net: " + "; ".join(wrong))
 
     def __call__(self, model: Classifier, request: ForgetRequest, data: Splits) -> GateEdit:
         """Return masks of which row c forgets class c; `model` is left as it was.
 
-        Raises:
-            InputError: the request is not for all classes, or there are no images.
-            DivergedError: the loss became NaN or infinite.
-        """
-        _check(model, request, data)
-        best = self._train(model, Gated(model.network, tuple(gateable(model.network))), data)
-        masks = {name: torch.sigmoid(alpha) for name, alpha in best.alphas.items()}
-        return GateEdit(masks, {"best_step": best.step, "validation_losses": best.losses})
+        Args:
+            model: BatchNorm folded as `prepare` does it.
+            request: of every class.
+            data: images of every class.
 
-    def _train(self, model: Classifier, gated: Gated, data: Splits) -> "Best":
+        Raises:
+            InputError: the request is not for all classes, images of a class are missing, or the
+                network cannot be masked.
+            DivergedError: the loss became NaN or infinite, or never came below its start.
+        """
+        _check(self, model, request, data)
+        names, tied = gateable(model.network, self.layers), self.gates == "tied"
+        check_gates(model, names, tied=tied)
+        best = self._train(model, Gated(model.network, tuple(names), tied=tied), data)
+        found = {
+            "start_loss": best.start,
+            "best_step": best.step,
+            "validation_losses": best.losses,
+        }
+        return GateEdit(masks_of(best.alphas, names), found)
+
+    def prepare(self, model: Classifier) -> Classifier:
+        """Return `model` with BatchNorm folded in the way that `bn` asks for."""
+        if model.bn_folded:
+            return model
+        return fold_batchnorm(model, shift="apart" if self.bn == "frozen" else "inside")
+
+    def _train(self, model: Classifier, gated: Gated, data: Splits) -> Best:
         generator = torch.Generator().manual_seed(self.seed)
-        alphas = initial_alphas(model, self.bound)
-        optimizer = _optimizer(self, list(alphas.values()))
-        schedule = _schedule(self, optimizer)
-        best = Best()
+        alphas = initial_alphas(model, self.bound, self.layers, tied=self.gates == "tied")
+        optimizer = optimizer_of(alphas, self.optimizer, self.lr)
+        schedule = schedule_of(optimizer, self.schedule, self.lr, self.steps)
+        best = Best(self._validation_loss(model, gated, alphas, data.validate))
         per_epoch = -(-len(data.forget) // self.batch)
-        stream = _forever(data.forget, self.batch, generator)
+        stream = forever(data.forget, self.batch, generator)
         for step in progress(range(1, self.steps + 1), "wf-net"):
             loss = objective(self, model, gated, alphas, *next(stream), generator)
             if not bool(torch.isfinite(loss)):
@@ -120,6 +176,7 @@ class WFNet:
                 best.see_(step, alphas, self._validation_loss(model, gated, alphas, data.validate))
                 if best.exhausted(self.patience):
                     break
+        best.check()
         return best
 
     def _validation_loss(
@@ -148,145 +205,35 @@ PAPER = WFNet(
 )
 
 
-def objective(
-    setting: WFNet,
-    model: Classifier,
-    gated: Gated,
-    alphas: Alphas,
-    image: Tensor,
-    label: Tensor,
-    generator: torch.Generator,
-) -> Tensor:
-    """Return `l0 mean(L_r) + l1 mean(1 / (L_f + floor)) + l2 mean(1 - mask)` (paper, eq. 2 to 4).
-
-    Args:
-        setting: the weights and chi.
-        model: the classifier whose normalisation is applied.
-        gated: its network under masks.
-        alphas: the parameters that are trained.
-        image: (n, c, h, w) in [0, 1].
-        label: (n,).
-        generator: draws the rows of the retained images.
-    """
-    image, label = image.to(model.mean), label.to(model.mean.device)
-    image, row, label, forgotten = expand(image, label, setting.chi, model.num_classes, generator)
-    masks = {name: torch.sigmoid(F.embedding(row, alpha)) for name, alpha in alphas.items()}
-    logits = gated((image - model.mean) / model.std, masks)
-    # float64: in float32 the loss of a certain image is exactly 0 and has no gradient
-    losses = F.cross_entropy(logits.double(), label, reduction="none")
-    retain, forget = losses[forgotten:], losses[:forgotten]
-    return (
-        setting.lambda0 * retain.mean()
-        + setting.lambda1 * (1 / (forget + setting.floor)).mean()
-        + setting.lambda2 * closed(alphas)
-    )
-
-
-def expand(
-    image: Tensor, label: Tensor, chi: int, num_classes: int, generator: torch.Generator
-) -> tuple[Tensor, Tensor, Tensor, int]:
-    """Return images, rows, labels and the number of forgotten images, which come first.
-
-    The first half of the batch is forgotten, each under the row of its own class. The other half is
-    retained: `chi` copies of each, every copy under a random row of another class.
-    """
-    half = len(label) // 2
-    kept = label[half:].repeat(chi)
-    other = torch.randint(1, num_classes, (len(kept),), generator=generator).to(label.device)
-    row = torch.cat([label[:half], (kept + other) % num_classes])
-    images = torch.cat([image[:half], image[half:].repeat(chi, 1, 1, 1)])
-    return images, row, torch.cat([label[:half], kept]), half
-
-
-def closed(alphas: Alphas) -> Tensor:
-    """Return the mean of `1 - sigmoid(alpha)` over all masks of all rows and layers."""
-    flat = torch.cat([alpha.flatten() for alpha in alphas.values()])
-    return (1 - torch.sigmoid(flat)).mean()
-
-
-def initial_alphas(model: Classifier, bound: float) -> dict[str, Tensor]:
-    """Return alphas at `bound` for all that can be gated, with gradients."""
-    return {
-        name: torch.full(
-            (model.num_classes, channels), bound, device=model.mean.device, requires_grad=True
-        )
-        for name, channels in gateable(model.network).items()
-    }
-
-
-def clamp_(alphas: Alphas, bound: float) -> None:
-    """Clamp every alpha to [-bound, bound], in place."""
-    with torch.no_grad():
-        for alpha in alphas.values():
-            alpha.clamp_(-bound, bound)
-
-
-def is_check(step: int, per_epoch: int, every: int | None) -> bool:
-    """Return whether validation follows `step` (from 1): each `every`, or five times an epoch."""
-    if every is not None:
-        return step % every == 0
-    within = (step - 1) % per_epoch + 1
-    return within in {round(j * per_epoch / 5) for j in range(1, 6)}
-
-
-@dataclass(slots=True)
-class Best:
-    """The best alphas so far by validation loss, and whether patience has run out."""
-
-    alphas: dict[str, Tensor] = field(default_factory=dict)
-    losses: list[float] = field(default_factory=list)
-    step: int = 0
-
-    def see_(self, step: int, alphas: Alphas, loss: float) -> None:
-        """Keep a copy of `alphas` when `loss` is the lowest yet."""
-        if not self.losses or loss < min(self.losses):
-            self.alphas = {name: alpha.detach().clone() for name, alpha in alphas.items()}
-            self.step = step
-        self.losses.append(loss)
-
-    def exhausted(self, patience: int | None) -> bool:
-        """Return whether the last `patience` validations brought nothing better."""
-        if patience is None or not self.losses:
-            return False
-        return len(self.losses) - 1 - self.losses.index(min(self.losses)) >= patience
-
-
-def _check(model: Classifier, request: ForgetRequest, data: Splits) -> None:
+def _check(setting: WFNet, model: Classifier, request: ForgetRequest, data: Splits) -> None:
     misfits = []
     if request.classes != tuple(range(model.num_classes)):
         misfits.append("it unlearns every class in one run; name no class")
     if len(data.forget) < 2 or len(data.validate) < 2:
         misfits.append("it needs training and validation images, two of each or more")
-    layers = list(editable_layers(model.network).values())
-    convolutions = sum(isinstance(layer, nn.Conv2d) for layer in layers)
-    if 2 * convolutions < len(layers):
+    else:
+        there = set(data.forget.labels.unique().tolist())
+        missing = [name for c, name in enumerate(model.class_names) if c not in there]
+        misfits += [
+            f"no training image of {len(missing)} classes ({', '.join(missing[:5])}), whose rows "
+            "would forget nothing"
+        ] * bool(missing)
+    if not 1 <= setting.set_size < model.num_classes:
+        misfits.append(f"set_size must be below {model.num_classes}, got {setting.set_size}")
+    if not gateable(model.network):
         misfits.append(
-            f"it masks convolutions, and {model.arch.name} has {convolutions} in {len(layers)} "
-            "layers; Transformers are not supported yet"
+            f"it masks convolutions or attention's queries, keys and values, and {model.arch.name} "
+            "has none"
         )
+    misfits += _folded_otherwise(setting, model)
     if misfits:
         raise InputError("wf-net: " + "; ".join(misfits))
 
 
-def _forever(
-    images: ImageSet, batch: int, generator: torch.Generator
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield shuffled batches without end; a last batch too small to halve is left out."""
-    while True:
-        yield from (pair for pair in images.batches(batch, generator) if len(pair[1]) > 1)
-
-
-def _optimizer(setting: WFNet, alphas: list[Tensor]) -> torch.optim.Optimizer:
-    if setting.optimizer == "adam":
-        return torch.optim.Adam(alphas, lr=setting.lr)
-    return torch.optim.SGD(alphas, lr=setting.lr)
-
-
-def _schedule(
-    setting: WFNet, optimizer: torch.optim.Optimizer
-) -> torch.optim.lr_scheduler.LRScheduler:
-    if setting.schedule == "one-cycle":
-        return torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, setting.lr, total_steps=setting.steps, cycle_momentum=False
-        )
-    return torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0, total_iters=0)
+def _folded_otherwise(setting: WFNet, model: Classifier) -> list[str]:
+    if any(isinstance(module, BatchNorm) for module in model.network.modules()):
+        return ["the network still has BatchNorm; fold it first"]
+    wanted = "apart" if setting.bn == "frozen" else True
+    if model.bn_folded and model.bn_folded != wanted:
+        return [f"bn={setting.bn} needs the original network, got one folded in another way"]
+    return []

@@ -1,6 +1,6 @@
 """What to export, and whether an artifact can give it."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -101,9 +101,22 @@ def _wrong_kind(spec: ExportSpec, artifact: Artifact) -> list[str]:
         return [*misfits, f"mode: {method} edits weights and has no gates; export it baked"]
     if not artifact.model.bn_folded:
         misfits.append("mode: its gates were made with BatchNorm left in; export it baked")
-    if set(gates.masks) != set(gateable(artifact.model.network)):
-        misfits.append("mode: its gates leave some layers out; export it baked")
+    misplaced = _not_servable(gates.masks, gateable(artifact.model.network))
+    if misplaced:
+        misfits.append(
+            f"mode: {', '.join(misplaced[:4])}: no graph has such gates; export it baked"
+        )
     return misfits
+
+
+def _not_servable(masked: Collection[str], known: Collection[str]) -> list[str]:
+    """Return what is masked but unknown, or a bias whose weight is not masked."""
+    return [
+        name
+        for name in masked
+        if name not in known
+        or (name.endswith("bias") and name.removesuffix("bias") + "weight" not in masked)
+    ]
 
 
 def _only_gated(spec: ExportSpec) -> list[str]:

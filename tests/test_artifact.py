@@ -61,6 +61,20 @@ def gates(tmp_path: Path) -> Path:
     return tmp_path / "artifact"
 
 
+def test_a_network_folded_apart_comes_back(tmp_path: Path) -> None:
+    parent = base()
+    folded = fold_batchnorm(parent, shift="apart")
+    edit = gate_edit(folded)
+    request = ForgetRequest(classes=(0, 1, 2))
+    save_artifact(tmp_path / "a", folded, edit, method=SVD(), request=request, parent=parent)
+    back = load_artifact(tmp_path / "a")
+    assert back.model.bn_folded == "apart"
+    image = example(folded, 3)
+    assert torch.equal(back.model(image), folded(image))
+    assert back.gates is not None
+    assert back.gates.masks.keys() == edit.masks.keys()
+
+
 def test_an_edited_network_comes_back(tmp_path: Path) -> None:
     folded, edit = save(tmp_path / "a", weight_edit)
     back: Artifact = load_artifact(tmp_path / "a")

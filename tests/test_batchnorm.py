@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bandstop.edit.batchnorm import ChannelAffine, example, fold_batchnorm
+from bandstop.edit.batchnorm import ChannelAffine, ChannelShift, example, fold_batchnorm
 from bandstop.edit.classifier import Classifier
 from bandstop.edit.errors import InputError
 from tests.networks import classifier, noise, tiny
@@ -84,3 +84,32 @@ def test_an_output_that_is_changed_in_place_is_not_folded_into() -> None:
     folded = fold_batchnorm(model)
     assert isinstance(folded.network.bn, ChannelAffine)
     torch.testing.assert_close(folded(example(model, 4)), model(example(model, 4)))
+
+
+def test_the_shift_can_be_left_apart() -> None:
+    model = tiny()
+    apart = fold_batchnorm(model, shift="apart")
+    image = example(model, 16)
+    torch.testing.assert_close(apart(image), model(image), rtol=1e-5, atol=1e-5)
+    assert norms(apart) == 0
+    assert apart.bn_folded == "apart"
+    assert isinstance(apart.network.bn1, ChannelShift)
+    inside = fold_batchnorm(model).network.state_dict()
+    state = apart.network.state_dict()
+    assert torch.equal(state["conv1.weight"], inside["conv1.weight"])
+    assert "conv1.bias" not in state
+    assert torch.equal(state["bn1.shift"], inside["conv1.bias"])
+
+
+def test_a_mask_before_a_frozen_batchnorm_is_one_on_the_layer_folded_apart() -> None:
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten())
+    network[1].running_mean = noise(4)
+    nn.init.normal_(network[0].bias)  # type: ignore[arg-type]  # a tensor
+    model = classifier(network)
+    apart = fold_batchnorm(model, shift="apart")
+    mask = torch.tensor([0.1, 0.5, 0.9, 1.0])
+    for each in (model, apart):
+        conv = each.network[0]  # type: ignore[index]  # a Sequential
+        conv.weight.data *= mask[:, None, None, None]
+        conv.bias.data *= mask.flip(0)
+    torch.testing.assert_close(apart(example(model, 3)), model(example(model, 3)))

@@ -59,13 +59,17 @@ def test_weights_are_baked_already(weights: Artifact) -> None:
         check_spec(ExportSpec("baked", forget=(1,)), weights)
 
 
-def test_gates_of_some_layers_are_baked_only(gates: Artifact) -> None:
+def test_gates_of_some_layers_are_served_but_not_of_other_things(gates: Artifact) -> None:
     assert gates.gates is not None
-    some = GateEdit(dict(list(gates.gates.masks.items())[1:]))
-    partial = Artifact(gates.manifest, gates.model, some)
-    check_spec(ExportSpec("baked", forget=(1,)), partial)
-    with pytest.raises(SpecError, match="leave some layers out"):
-        check_spec(ExportSpec("gated"), partial)
+    masks = dict(gates.gates.masks)
+    some = {name: mask for name, mask in masks.items() if name.startswith("stages.1.")}
+    check_spec(ExportSpec("gated"), Artifact(gates.manifest, gates.model, GateEdit(some)))
+    del masks["conv1.weight"]
+    other = GateEdit({**masks, "fc.weight": masks["conv1.bias"]})
+    odd = Artifact(gates.manifest, gates.model, other)
+    check_spec(ExportSpec("baked", forget=(1,)), odd)
+    with pytest.raises(SpecError, match=r"mode: conv1\.bias, fc\.weight: no graph has such gates"):
+        check_spec(ExportSpec("gated"), odd)
 
 
 def test_all_misfits_come_in_one_line(gates: Artifact) -> None:
