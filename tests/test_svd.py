@@ -1,20 +1,26 @@
 """SVD unlearning on small networks, against the paper's way of computing it."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from bandstop.edit import svd_grid
+from bandstop.edit.attention import SelfAttention
 from bandstop.edit.batchnorm import fold_batchnorm
 from bandstop.edit.classifier import Classifier
-from bandstop.edit.edits import fold
-from bandstop.edit.errors import InputError, NothingForgottenError
-from bandstop.edit.images import ImageSet
-from bandstop.edit.method import Splits
-from bandstop.edit.moments import editable_layers, layer_rows, weight_matrix
+from bandstop.edit.edits import WeightEdit, fold
+from bandstop.edit.errors import DivergedError, InputError, NothingForgottenError
+from bandstop.edit.images import DataSplits, ImageSet
+from bandstop.edit.method import Splits, split
+from bandstop.edit.moments import editable_layers, layer_rows, weight_matrix, weight_of
+from bandstop.edit.projection import Rows, project
 from bandstop.edit.request import ForgetRequest
 from bandstop.edit.svd import PAPER, SVD
+from bandstop.edit.svd_grid import ClassMoments, Grid, chosen_layers, unit_moments
 from tests.networks import classifier, corners, tiny, trained
 
 FORGET = ForgetRequest(classes=(2,))
@@ -61,7 +67,7 @@ def paper_way(model: Classifier, data: Splits, alpha_r: float, alpha_f: float) -
             p_f = projector_by_svd(f, alpha_f)
             p_dis = p_f - p_f @ projector_by_svd(r, alpha_r)
             groups.append(weight @ (torch.eye(len(p_dis)).double() - p_dis).T)
-        edited[f"{name}.weight"] = torch.cat(groups).reshape(layer.weight.shape)
+        edited[f"{name}.weight"] = torch.cat(groups).reshape(weight_of(layer).shape)
     return edited
 
 
@@ -200,3 +206,190 @@ class Bypassed(nn.Module):
 def test_a_layer_that_is_never_called_is_named() -> None:
     with pytest.raises(InputError, match="never calls out"):
         ONE_POINT(classifier(Bypassed()), FORGET, splits())
+
+
+class Attend(nn.Module):
+    """A Transformer block's attention: packed, or with a linear layer each for q, k and v."""
+
+    def __init__(self, *, packed: bool) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Linear(8, 6), nn.Linear(6, 4)
+        self.attention = SelfAttention(6, 2, batch_first=True)
+        self.parts = nn.ModuleList([] if packed else [nn.Linear(6, 6) for _ in range(3)])
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = self.embed(image[:, 0])  # each row of the image is a token
+        if not self.parts:
+            x = self.attention(x, x, x, need_weights=False)[0]
+        else:
+            qkv = torch.cat([part(x) for part in self.parts], dim=-1)
+            x = self.attention.out_proj(self.attention.attend(qkv)[0])
+        logits: Tensor = self.head(x.mean(1))
+        return logits
+
+
+def packed_and_split() -> tuple[Classifier, Classifier]:
+    torch.manual_seed(0)
+    packed, parted = Attend(packed=True), Attend(packed=False)
+    parted.load_state_dict(packed.state_dict(), strict=False)
+    for part, weight in zip(parted.parts, packed.attention.in_proj_weight.chunk(3), strict=True):
+        part.load_state_dict({"weight": weight, "bias": torch.zeros(6)})
+    return classifier(packed).double(), classifier(parted).double()
+
+
+def test_packed_attention_is_edited_like_its_three_parts() -> None:
+    packed, parted = packed_and_split()
+    layers = chosen_layers(packed.network, ("*",), (), None)
+    spaces = [unit_moments(packed, corners(40).of_classes([c]), layers) for c in (0, 1)]
+    whole = Grid(layers, spaces[0], spaces[1]).weights(30.0, 10.0)
+    layers = chosen_layers(parted.network, ("*",), ("attention",), None)
+    spaces = [unit_moments(parted, corners(40).of_classes([c]), layers) for c in (0, 1)]
+    parts = Grid(layers, spaces[0], spaces[1]).weights(30.0, 10.0)
+    torch.testing.assert_close(
+        whole["attention.in_proj_weight"],
+        torch.cat([parts[f"parts.{i}.weight"] for i in range(3)]),
+        rtol=0,
+        atol=1e-12,
+    )
+    for name in ("attention.out_proj.weight", "embed.weight", "head.weight"):
+        torch.testing.assert_close(whole[name], parts[name], rtol=0, atol=1e-12)
+
+
+def test_fold_commutes_to_ten_digits() -> None:
+    model = trained().double()
+    folded = fold_batchnorm(model)
+    sides = []
+    for each in (model, folded):
+        layers = chosen_layers(each.network, ("*",), (), None)
+        spaces = [unit_moments(each, corners(40).of_classes([c]), layers) for c in (0, 1)]
+        state = fold(
+            each.network.state_dict(),
+            WeightEdit(Grid(layers, spaces[0], spaces[1]).weights(30.0, 10.0)),
+        )
+        edited = trained().double() if each is model else fold_batchnorm(model)
+        edited.network.load_state_dict(state)
+        sides.append(edited if each is folded else fold_batchnorm(edited))
+    for name, value in sides[0].network.state_dict().items():
+        other = sides[1].network.state_dict()[name]
+        assert float((value - other).norm()) <= 1e-10 * float(value.norm())
+
+
+@pytest.mark.parametrize(
+    ("setting", "edited"),
+    [
+        ({"last": 1}, {"fc"}),
+        ({"last": 2}, {"conv3", "fc"}),
+        ({"layers": ("conv*",)}, {"conv1", "conv2", "conv3"}),
+        ({"layers": ("conv?", "fc"), "exclude": ("conv1", "*3")}, {"conv2", "fc"}),
+        ({"layers": ("conv*",), "last": 1}, {"conv3"}),
+        ({"last": 99}, {"conv1", "conv2", "conv3", "fc"}),
+    ],
+)
+def test_only_chosen_layers_are_edited(setting: dict[str, Any], edited: set[str]) -> None:
+    model = fold_batchnorm(trained())
+    edit = replace(ONE_POINT, **setting)(model, FORGET, splits())
+    assert set(edit.weights) == {f"{name}.weight" for name in edited}
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"layers": ("convv2",)}, r"'convv2' matches no layer \(there are conv2"),
+        ({"exclude": ("conf1", "x")}, "'conf1' matches .*; 'x' matches no layer"),
+        ({"exclude": ("*",)}, "no layer is left"),
+        ({"last": 0}, "last must be 1 or more"),
+        ({"layers": ()}, "layers must name a pattern"),
+    ],
+)
+def test_layers_that_are_not_there_are_refused(setting: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        replace(ONE_POINT, **setting)(fold_batchnorm(tiny()), FORGET, splits())
+
+
+def test_the_report_says_what_is_gone_from_each_layer() -> None:
+    model = fold_batchnorm(trained()).double()
+    edit = replace(ONE_POINT, alpha_f=(1000.0,))(model, FORGET, splits())
+    name = "conv2"  # in two groups
+    layer = editable_layers(model.network)[name]
+    for side, images in (("forget", splits().forget), ("retain", splits().retain)):
+        rows = activations(model, images)[name]
+        rows = rows / rows.square().sum((1, 2), keepdim=True).sqrt()
+        old = weight_matrix(layer).double()
+        new = edit.weights[f"{name}.weight"].reshape(old.shape)
+        want = 1 - float((rows @ new.mT).square().sum() / (rows @ old.mT).square().sum())
+        removed = edit.found[f"{side}_removed"]
+        assert isinstance(removed, dict)
+        assert removed[f"{name}.weight"] == pytest.approx(want, abs=1e-6)
+    forget, retain = edit.found["forget_removed"], edit.found["retain_removed"]
+    assert isinstance(forget, dict)
+    assert isinstance(retain, dict)
+    assert forget.keys() == retain.keys() == edit.weights.keys()
+    assert sum(forget.values()) > sum(retain.values())
+
+
+def data_splits(count: int = 80) -> DataSplits:
+    prep = trained().preprocess
+    return DataSplits(corners(count), corners(60, seed=5), corners(), tuple("abcd"), prep)
+
+
+ALL = replace(ONE_POINT, retain_images=60, forget_images=20)
+
+
+@pytest.mark.parametrize("kept", [1 << 30, 0])
+def test_each_class_is_forgotten_as_if_alone(kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With all images read, the sum without a class is what that class alone retains."""
+    monkeypatch.setattr(svd_grid, "_KEPT_MOMENTS", kept)
+    model = fold_batchnorm(trained()).double()
+    data = data_splits()
+    found = dict(ALL.each(model, (0, 1, 2, 3), data))
+    assert list(found) == [0, 1, 2, 3]
+    for c, edit in found.items():
+        assert isinstance(edit, WeightEdit)
+        request = ForgetRequest((c,))
+        alone = ONE_POINT(model, request, split(data, request))
+        for name, weight in alone.weights.items():
+            torch.testing.assert_close(edit.weights[name], weight, rtol=0, atol=1e-10)
+
+
+def test_each_reads_every_image_once() -> None:
+    model = fold_batchnorm(trained())
+    seen: list[int] = []
+    hook = model.network.get_submodule("conv1").register_forward_hook(
+        lambda _m, x, _y: seen.append(len(x[0]))
+    )
+    moments = ClassMoments(model, corners(80), editable_layers(model.network))
+    assert sum(seen) == 80
+    moments.unit(2)
+    assert sum(seen) == 80
+    hook.remove()
+
+
+def test_each_with_wide_layers_keeps_rows_of_all_classes() -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
+    model, images = classifier(network).double(), corners(40)
+    layers = editable_layers(model.network)
+    retain, forget = ClassMoments(model, images, layers).unit(1)
+    alone = (unit_moments(model, images.without_classes([1]), layers), retain)
+    assert isinstance(forget["1"], Rows)
+    weight = weight_matrix(layers["1"])
+    for a, b in zip(alone[0].values(), alone[1].values(), strict=True):
+        torch.testing.assert_close(project(weight, a, 30.0), project(weight, b, 30.0))
+
+
+def test_a_class_that_cannot_be_forgotten_does_not_stop_the_others() -> None:
+    setting = replace(ALL, alpha_r=(0.0,), alpha_f=(1e-9,), compare="accuracy")
+    found = dict(setting.each(fold_batchnorm(trained()), (0, 1), data_splits()))
+    assert [type(edit) for edit in found.values()] == [NothingForgottenError] * 2
+
+
+def test_each_refuses_a_class_without_images() -> None:
+    data = replace(data_splits(), train=corners(80).without_classes([1]))
+    with pytest.raises(InputError, match="no forget images"):
+        next(ALL.each(fold_batchnorm(trained()), (0, 1), data))
+
+
+def test_a_network_of_nans_is_told() -> None:
+    model = fold_batchnorm(tiny())
+    nn.init.constant_(model.network.get_parameter("conv1.weight"), torch.nan)
+    with pytest.raises(DivergedError, match="reads is not finite"):
+        ONE_POINT(model, FORGET, splits())
