@@ -1,12 +1,17 @@
 """The unlearning methods by name, and their settings by preset."""
 
+import logging
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import cast
+
+from pydantic import TypeAdapter, ValidationError
 
 from bandstop.edit import svd, wf_net
 from bandstop.edit.errors import InputError
 from bandstop.edit.logit_mask import LogitMask
 from bandstop.edit.method import Method
+from bandstop.edit.presets import Preset, read_presets
 from bandstop.edit.svd import SVD
 from bandstop.edit.wf_net import WFNet
 
@@ -15,20 +20,73 @@ METHODS: Mapping[str, type[SVD] | type[WFNet] | type[LogitMask]] = {
     "wf-net": WFNet,
     "logit-mask": LogitMask,
 }
-PAPER = {"svd": svd.PAPER, "wf-net": wf_net.PAPER}
+PAPER: Mapping[str, SVD | WFNet] = {"svd": svd.PAPER, "wf-net": wf_net.PAPER}
+
+log = logging.getLogger(__name__)
+
+
+def known_presets(method: str) -> tuple[str, ...]:
+    """Return the names of the settings that `method` comes with, `default` first.
+
+    Raises:
+        InputError: no such method.
+    """
+    _check_method(method)
+    return tuple(read_presets()[method])
 
 
 def preset(method: str, name: str = "default") -> Method:
-    """Return the setting called `name`: `default`, or `paper` for the paper's own.
+    """Return the setting called `name`: `default`, `paper`, or one for a network.
+
+    A warning tells when it was never measured.
 
     Raises:
         InputError: no such method, or no such preset of it.
     """
+    _check_method(method)
+    presets = read_presets()[method]
+    if name not in presets:
+        raise InputError(f"{method} has no preset {name!r}; expected {', '.join(presets)}")
+    if name != "default" and presets[name].remark:
+        log.warning("preset %s of %s is %s", name, method, presets[name].remark)
+    return resolved(method, presets[name])
+
+
+def resolved(method: str, chosen: Preset) -> Method:
+    """Return the hyper-parameters that a preset of `method` stands for.
+
+    Raises:
+        InputError: settings that the method does not have or take, or no paper to start from.
+    """
+    if chosen.base == "default":
+        return configured(cast(Method, METHODS[method]()), chosen.settings)
+    if method not in PAPER:
+        raise InputError(f"{method} is of no paper, so it has no preset with base paper")
+    return configured(cast(Method, PAPER[method]), chosen.settings)
+
+
+def configured(base: Method, given: Mapping[str, object]) -> Method:
+    """Return `base` with the settings `given` on top.
+
+    Raises:
+        InputError: an unknown setting, or a value of another type or out of range; all of them.
+    """
+    known = [f.name for f in fields(base)]  # type: ignore[arg-type]  # a Method is a dataclass, which a Protocol cannot say
+    unknown = [key for key in given if key not in known]
+    if unknown:
+        raise InputError(
+            f"{base.name}: unknown setting {', '.join(unknown)}; expected {', '.join(known)}"
+        )
+    values = {key: getattr(base, key) for key in known} | dict(given)
+    try:
+        return TypeAdapter(type(base)).validate_python(values)
+    except ValidationError as error:
+        lines = [
+            f"{(*e['loc'], 'setting')[0]}: {e['msg']}" for e in error.errors(include_url=False)
+        ]
+        raise InputError(f"{base.name}: {'; '.join(lines)}") from error
+
+
+def _check_method(method: str) -> None:
     if method not in METHODS:
         raise InputError(f"no method {method!r}; expected one of {', '.join(METHODS)}")
-    if name == "default":
-        return cast(Method, METHODS[method]())
-    if name == "paper" and method in PAPER:
-        return cast(Method, PAPER[method])
-    known = "default, paper" if method in PAPER else "default"
-    raise InputError(f"{method} has no preset {name!r}; expected {known}")

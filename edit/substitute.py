@@ -5,9 +5,7 @@ classes are balanced: a class with many images gives those that the network is s
 ranking; one with few repeats them.
 """
 
-import logging
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,8 +20,6 @@ from bandstop.edit.errors import InputError
 from bandstop.edit.images import DataSplits, Images, ImageSet, Preprocess
 from bandstop.edit.sources import SUFFIXES
 
-log = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True, slots=True)
 class Substitute:
@@ -32,13 +28,11 @@ class Substitute:
     Attributes:
         per_class: training images of each class, repeated where there are fewer.
         temperature: of the soft ranking; 0 takes the most probable images, infinity any.
-        allow_missing: go on, with a warning, when no image looks like some class to the network.
         seed: divides training from validation images and ranks.
     """
 
     per_class: int = 500
     temperature: float = 1.0
-    allow_missing: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -68,7 +62,7 @@ def substitute(model: Classifier, images: ImageSet, setting: Substitute) -> Data
     score, label = logits(model, images).log_softmax(1).max(1)
     if not bool(torch.isfinite(score).all()):
         raise InputError(f"substitute: {model.arch.name} answers NaN or infinity for some images")
-    _check_classes(model, label, setting)
+    _check_classes(model, label)
     generator = torch.Generator().manual_seed(setting.seed)
     parts = divide(label, ["train"] * len(label), generator)
     sets = {
@@ -129,22 +123,15 @@ def _is_image(file: Path) -> bool:
     return file.suffix.lower() in SUFFIXES and file.is_file()
 
 
-def _check_classes(model: Classifier, label: Tensor, setting: Substitute) -> None:
+def _check_classes(model: Classifier, label: Tensor) -> None:
     counts = label.bincount(minlength=model.num_classes)
     absent = [model.class_names[c] for c in torch.where(counts == 0)[0].tolist()]
-    if not absent:
-        return
-    message = (
-        f"substitute: in {len(label)} images the network recognises none of "
-        f"{len(absent)} classes ({_some(absent)})"
-    )
-    if not setting.allow_missing:
-        raise InputError(f"{message}; give more varied images, or synthesise them")
-    log.warning("%s: they will not be forgotten", message)
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+    if absent:
+        some = ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else "")
+        raise InputError(
+            f"substitute: in {len(label)} images the network recognises none of "
+            f"{len(absent)} classes ({some}); give more varied images, or synthesise them"
+        )
 
 
 def _largest(label: Tensor, limit: int) -> int:

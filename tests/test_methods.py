@@ -17,7 +17,7 @@ from bandstop.edit.errors import InputError
 from bandstop.edit.images import DataSplits
 from bandstop.edit.logit_mask import LogitMask
 from bandstop.edit.method import Method, Splits
-from bandstop.edit.methods import METHODS, PAPER, preset
+from bandstop.edit.methods import METHODS
 from bandstop.edit.request import ForgetRequest
 from bandstop.edit.svd import SVD
 from bandstop.edit.train import Recipe, train
@@ -161,26 +161,6 @@ def test_it_survives_its_artifact(
     else:
         other = applied(back.model, back.gates, 1)
         assert torch.equal(other(image), applied(folded, edit, 1)(image))
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_presets_are_found_by_name(method: str) -> None:
-    assert type(preset(method)) is METHODS[method]
-    if method in PAPER:
-        assert preset(method, "paper") == PAPER[method] != preset(method)
-
-
-@pytest.mark.parametrize(
-    ("method", "name", "message"),
-    [
-        ("svm", "default", "no method 'svm'; expected one of svd"),
-        ("svd", "best", "svd has no preset 'best'"),
-        ("logit-mask", "paper", "expected default$"),
-    ],
-)
-def test_unknown_methods_and_presets_are_refused(method: str, name: str, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        preset(method, name)
 
 
 @pytest.mark.parametrize(
