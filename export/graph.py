@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from bandstop.edit.classifier import Classifier
 from bandstop.edit.edits import GateEdit
-from bandstop.edit.gates import Gated
+from bandstop.edit.gates import Gated, bias_of
 from bandstop.export.spec import ExportSpec
 
 
@@ -88,11 +88,13 @@ class GatedGraph(nn.Module):
     def __init__(self, model: Classifier, gates: GateEdit, spec: ExportSpec) -> None:
         """Serve `model` under the masks that each request names."""
         super().__init__()
-        self.columns = {name: gates.masks[name].shape[1] for name in _in_order(model, gates)}
+        names, tied = _in_order(model, gates), is_tied(model, gates)
+        own = [n for n in names if not (tied and n.endswith("bias"))]  # masks of their own
+        self.columns = {name: gates.masks[name].shape[1] for name in own}
         self.preprocess = Pixels(model, spec.input)
         masks = torch.cat([gates.masks[name] for name in self.columns], dim=1).float()
         self.gates = GateTable(_rows(masks, spec), spec.forget_slots)
-        self.network = Gated(model.network, tuple(self.columns))
+        self.network = Gated(model.network, tuple(names), tied=tied)
 
     def forward(self, image: Tensor, forget_class: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits (n, num_classes), NaN where refused, and applied (n, slots)."""
@@ -101,6 +103,13 @@ class GatedGraph(nn.Module):
         selected = dict(zip(self.columns, parts, strict=True))
         logits = self.network(self.preprocess(image), selected)
         return torch.where(accepted, logits, self.gates.refused), applied
+
+
+def is_tied(model: Classifier, gates: GateEdit) -> bool:
+    """Return whether every bias has the masks of its weight, so that one column serves both."""
+    state, masks = model.network.state_dict(), gates.masks
+    biases = {w: bias_of(w) for w in masks if w.endswith("weight") and bias_of(w) in state}
+    return all(b in masks and masks[w].equal(masks[b]) for w, b in biases.items())
 
 
 def served_names(graph: PlainGraph | GatedGraph) -> dict[str, str]:
