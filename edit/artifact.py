@@ -5,6 +5,8 @@ model.safetensors   the edited weights; for gates the frozen backbone
 gates.safetensors   the masks, for gates only
 """
 
+import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -63,6 +65,8 @@ class Manifest(Strict):
     Attributes:
         found: what the method chose and saw (grid points, losses, how much each layer changed).
         parent_sha256: digest of the weights that the edit started from, BatchNorm not yet folded.
+        forgotten_before: the classes that earlier edits of the same network took out.
+        split_seed: divided the data that the network was trained on; None where nothing says so.
     """
 
     format: Literal["bandstop-artifact/1"]
@@ -79,6 +83,8 @@ class Manifest(Strict):
     versions: dict[str, str]
     parent_sha256: Sha256
     files: dict[Literal["model.safetensors", "gates.safetensors"], FileRecord]
+    forgotten_before: tuple[int, ...] = ()
+    split_seed: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +110,8 @@ def save_artifact(
     method: Method,
     request: ForgetRequest,
     parent: Classifier,
+    forgotten_before: Sequence[int] = (),
+    split_seed: int | None = None,
 ) -> Manifest:
     """Write the artifact folder `out`, which appears complete or not at all.
 
@@ -114,12 +122,13 @@ def save_artifact(
         method: its fields are recorded.
         request: what was asked.
         parent: the network that the user gave; only a digest of its weights is kept.
+        forgotten_before: the classes that `parent` has forgotten already.
+        split_seed: of the data that `parent` was trained on.
     """
     state = model.network.state_dict()
     files = {MODEL: tensors.dump(state if isinstance(edit, GateEdit) else fold(state, edit))}
     if isinstance(edit, GateEdit):
         files[GATES] = tensors.dump(edit.masks)
-    params = {k: v for k, v in asdict(method).items() if k != "seed"}  # type: ignore[call-overload]  # a Method is a dataclass, which a Protocol cannot say
     manifest = Manifest.model_validate_json(
         canonical_json(
             {
@@ -128,7 +137,7 @@ def save_artifact(
                 **description(model),
                 "bn_folded": model.bn_folded,
                 "method": method.name,
-                "params": params,
+                "params": params_of(method),
                 "seed": method.seed,
                 "request": {"classes": request.classes, "instances": request.instances},
                 "found": edit.found,
@@ -138,11 +147,20 @@ def save_artifact(
                     name: {"size": len(data), "sha256": sha256(data)}
                     for name, data in files.items()
                 },
+                "forgotten_before": list(forgotten_before),
+                "split_seed": split_seed,
             }
         )
     )
     write_folder(out, {**files, MANIFEST: canonical_json(manifest.model_dump(mode="json"))})
     return manifest
+
+
+def params_of(method: Method) -> dict[str, JsonValue]:
+    """Return the settings of `method` as they stand in a manifest, without its seed."""
+    params: dict[str, JsonValue] = json.loads(canonical_json(asdict(method)))  # type: ignore[call-overload]  # a Method is a dataclass, which a Protocol cannot say
+    del params["seed"]
+    return params
 
 
 def load_artifact(path: Path, *, trust_factory: bool = False) -> Artifact:

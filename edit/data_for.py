@@ -1,15 +1,17 @@
 """A data set as a model is used to seeing it."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
+from bandstop.edit.artifact import read_manifest
 from bandstop.edit.checkpoint import describe_checkpoint
 from bandstop.edit.data import load_data
 from bandstop.edit.errors import InputError
 from bandstop.edit.images import DataSplits, Preprocess
-from bandstop.edit.load import is_checkpoint
+from bandstop.edit.origin import is_artifact, is_checkpoint, origin_of
 
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
 _INTERPOLATION: Mapping[str, Interpolation] = {"nearest": "nearest", "bicubic": "bicubic"}
@@ -22,29 +24,42 @@ def data_for(model: str, spec: str, *, seed: int = 0, image_size: int | None = N
     image it was trained on comes back as a test image. A timm model is shown images as timm
     itself does. Any other gets images as they are, normalised by the statistics of the data.
 
+    What an artifact has forgotten is neither learnt nor validated on: its classes are left out of
+    the training and validation images, and stay among the test images.
+
     Args:
         model: see `load_model`.
         spec: see `load_data`.
-        seed: divides the data of a model that is not a checkpoint.
+        seed: divides the data of a model that does not say how its own was.
         image_size: stretch images to this height and width.
 
     Raises:
         InputError: no such file, model or data, or data that the model cannot see.
         ArtifactError: the checkpoint is corrupt.
     """
-    if is_checkpoint(model):
-        record = describe_checkpoint(Path(model))
+    if is_artifact(model) or is_checkpoint(model):
+        path, origin = Path(model), origin_of(model)
+        record = read_manifest(path) if is_artifact(model) else describe_checkpoint(path)
         prep = record.preprocess.preprocess()
         if image_size is not None and (image_size, image_size) != prep.size:
             raise InputError(
                 f"{model} takes images of {prep.size[0]}x{prep.size[1]}, "
                 f"got image size {image_size}; leave it out"
             )
-        return load_data(spec, seed=record.seed, preprocess=prep)
+        own = seed if origin.split_seed is None else origin.split_seed
+        return _without(load_data(spec, seed=own, preprocess=prep), origin.forgotten)
     source, _, name = model.partition(":")
     if source == "timm":
         return load_data(spec, seed=seed, preprocess=timm_preprocess(name, image_size))
     return load_data(spec, seed=seed, image_size=image_size)
+
+
+def _without(data: DataSplits, classes: Sequence[int]) -> DataSplits:
+    return replace(
+        data,
+        train=data.train.without_classes(classes),
+        validate=data.validate.without_classes(classes),
+    )
 
 
 def timm_preprocess(name: str, image_size: int | None = None) -> Preprocess:

@@ -9,18 +9,15 @@ import torch
 from torch import Tensor
 
 from bandstop.edit.arch import build
+from bandstop.edit.artifact import load_artifact
 from bandstop.edit.checkpoint import load_checkpoint
 from bandstop.edit.classifier import Arch, Classifier
 from bandstop.edit.errors import ArtifactError, InputError
 from bandstop.edit.images import DataSplits
+from bandstop.edit.origin import is_artifact, is_checkpoint
 from bandstop.edit.tensors import check, check_header
 
 _WRAPPERS = ("state_dict", "model", "model_state_dict")
-
-
-def is_checkpoint(model: str) -> bool:
-    """Return whether `model` names a file rather than an architecture."""
-    return ":" not in model or Path(model).exists()
 
 
 def load_model(
@@ -29,7 +26,8 @@ def load_model(
     """Return the classifier that `model` names.
 
     Args:
-        model: a checkpoint of `bandstop train`, or torchvision:NAME, timm:NAME, module:function.
+        model: a checkpoint of `bandstop train`, the artifact folder of an earlier edit of weights,
+            or torchvision:NAME, timm:NAME, module:function.
         data: gives an architecture its class names and preprocessing; a checkpoint has its own.
         checkpoint: the weights of an architecture, safetensors or weights-only PyTorch.
         trust_factory: see `build`.
@@ -38,9 +36,15 @@ def load_model(
         InputError: no such file or network, or weights are missing.
         ArtifactError: the file is corrupt or holds another network.
     """
+    itself = "an artifact" if is_artifact(model) else "a checkpoint"
+    if checkpoint is not None and (is_artifact(model) or is_checkpoint(model)):
+        raise InputError(f"{model} is {itself} itself, so leave --checkpoint out")
+    if is_artifact(model):
+        artifact = load_artifact(Path(model), trust_factory=trust_factory)
+        if artifact.gates is not None:
+            raise InputError(f"{model} holds masks, which cannot be edited further; edit its base")
+        return artifact.model
     if is_checkpoint(model):
-        if checkpoint is not None:
-            raise InputError(f"{model} is a checkpoint itself, so leave --checkpoint out")
         return load_checkpoint(Path(model), trust_factory=trust_factory)
     if checkpoint is None:
         raise InputError(f"{model} needs its weights: say --checkpoint FILE")

@@ -1,12 +1,15 @@
 """The edit stage as one call: fold BatchNorm, divide the data, run a method."""
 
+from collections.abc import Iterator, Sequence
+
 from bandstop.edit.batchnorm import fold_batchnorm
 from bandstop.edit.classifier import Classifier
-from bandstop.edit.edits import Edit
-from bandstop.edit.errors import InputError
+from bandstop.edit.edits import Edit, WeightEdit
+from bandstop.edit.errors import InputError, NothingForgottenError
 from bandstop.edit.images import DataSplits
 from bandstop.edit.method import Method, split
 from bandstop.edit.request import ForgetRequest
+from bandstop.edit.svd import SVD
 
 
 def unlearn(
@@ -20,6 +23,19 @@ def unlearn(
     _check_agree(model, data)
     folded = model if model.bn_folded else fold_batchnorm(model)
     return folded, method(folded, request, split(data, request))
+
+
+def unlearn_each(
+    model: Classifier, method: SVD, classes: Sequence[int], data: DataSplits
+) -> tuple[Classifier, Iterator[tuple[int, WeightEdit | NothingForgottenError]]]:
+    """Return the folded network, and an edit for each of `classes` alone (see `SVD.each`).
+
+    Raises:
+        InputError: model and data disagree on classes or image shape.
+    """
+    _check_agree(model, data)
+    folded = model if model.bn_folded else fold_batchnorm(model)
+    return folded, method.each(folded, classes, data)
 
 
 def every_class(model: Classifier) -> ForgetRequest:

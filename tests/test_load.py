@@ -16,7 +16,8 @@ from bandstop.edit.checkpoint import save_checkpoint
 from bandstop.edit.classifier import Arch, Classifier
 from bandstop.edit.errors import ArtifactError, InputError
 from bandstop.edit.images import DataSplits, Preprocess
-from bandstop.edit.load import is_checkpoint, load_model, read_weights
+from bandstop.edit.load import load_model, read_weights
+from bandstop.edit.origin import is_checkpoint
 from tests.networks import corners
 
 STATE = {"fc.weight": torch.arange(6.0).reshape(2, 3), "fc.bias": torch.tensor([0.5, -0.5])}
