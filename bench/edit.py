@@ -90,15 +90,24 @@ Part = Mapping[str, object]
 def main(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
     quick: Annotated[bool, typer.Option(help="Small networks, seconds; checks the code.")] = False,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Measure only this part; repeat for more.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of weights and images.")] = 0,
 ) -> None:
     """Compare the edit stage with the papers' ways; every ratio is ours / reference."""
+    parts = {part.__name__: part for part in (svd_memory, wf_step, svd_all_classes, svd_time)}
+    unknown = set(only or ()) - parts.keys()
+    if unknown:
+        raise typer.BadParameter(
+            f"expected {', '.join(parts)}, got {', '.join(unknown)}", param_hint="--only"
+        )
     scale = QUICK if quick else Scale()
     started = time.perf_counter()
     result: dict[str, object] = {}
-    for part in (svd_memory, wf_step, svd_all_classes, svd_time):
-        say(f"bench edit: {part.__name__} ...")
-        found = part(scale, seed)
+    for name in only or parts:
+        say(f"bench edit: {name} ...")
+        found = parts[name](scale, seed)
         say(", ".join(f"{k} {v:.4f}" for k, v in found.items() if isinstance(v, float)))
         result |= found
     result |= {
@@ -173,11 +182,11 @@ def wf_step(scale: Scale, seed: int) -> Part:
 def _show(result: Mapping[str, object]) -> None:
     console = Console()
     ratios = Table("ratio", "ours / reference", "bar", title="bench edit")
-    for key, bar in BARS.items():
-        ratios.add_row(key, f"{result[key]:.4f}", f"{bar:.4f}")
+    for key in [key for key in BARS if key in result]:
+        ratios.add_row(key, f"{result[key]:.4f}", f"{BARS[key]:.4f}")
     console.print(ratios)
     layers = Table("layer", "d", "count", "ours s", "reference s", "ratio")
-    rows = result["svd_layers"]
+    rows = result.get("svd_layers")
     for row in rows if isinstance(rows, list) else []:
         numbers = (f"{row[key]:.3f}" for key in ("ours_s", "reference_s", "ratio"))
         layers.add_row(row["layer"], str(row["d"]), str(row["count"]), *numbers)

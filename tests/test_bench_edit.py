@@ -118,7 +118,14 @@ def test_sides_take_turns_in_going_first() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code"), [(["nothing"], 2), (["edit", "--fast"], 2), (["--help"], 0)]
+    ("arguments", "code"),
+    [(["nothing"], 2), (["edit", "--fast"], 2), (["edit", "--only", "speed"], 2), (["--help"], 0)],
 )
 def test_what_is_not_there_is_a_usage_error(arguments: list[str], code: int) -> None:
     assert main(arguments) == code
+
+
+def test_one_part_can_be_measured_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["edit", "--quick", "--json", "--only", "wf_step"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert [key for key in RATIOS if key in result] == ["wf_step_ratio"]
