@@ -11,7 +11,7 @@ at many grid points, and the one that it picks first still recognises 1 to 2 % o
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -24,9 +24,10 @@ from bandstop.edit.edits import WeightEdit
 from bandstop.edit.errors import DivergedError, InputError, NothingForgottenError
 from bandstop.edit.images import DataSplits, ImageSet
 from bandstop.edit.method import Splits, split
+from bandstop.edit.moments import Layer
 from bandstop.edit.request import ForgetRequest
 from bandstop.edit.search import Trial, search
-from bandstop.edit.svd_grid import ClassMoments, Grid, Weights, chosen_layers, unit_moments
+from bandstop.edit.svd_grid import ClassMoments, Grid, Spaces, Weights, chosen_layers, unit_moments
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,7 @@ class SVD:
         generator = torch.Generator().manual_seed(self.seed)
         retain = unit_moments(model, _sample(data.retain, self.retain_images, generator), layers)
         forget = unit_moments(model, _sample(data.forget, self.forget_images, generator), layers)
-        return self._best(model, request, data.validate, Grid(layers, retain, forget))
+        return self._best(model, request, data.validate, self._grid(layers, retain, forget))
 
     def each(
         self, model: Classifier, classes: Sequence[int], data: DataSplits
@@ -114,11 +115,14 @@ class SVD:
         images = _sample(data.train, self.retain_images + self.forget_images, generator)
         moments = ClassMoments(model, images, layers)
         for request in requests:
-            grid = Grid(layers, *moments.unit(request.classes[0]))
+            grid = self._grid(layers, *moments.unit(request.classes[0]))
             try:
                 yield request.classes[0], self._best(model, request, data.validate, grid)
             except NothingForgottenError as error:
                 yield request.classes[0], error
+
+    def _grid(self, layers: Mapping[str, Layer], retain: Spaces, forget: Spaces) -> Grid:
+        return Grid(layers, retain, forget, keep_factors=len(self.alpha_r) > 1)
 
     def _best(
         self, model: Classifier, request: ForgetRequest, validate: ImageSet, grid: Grid

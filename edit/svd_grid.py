@@ -74,16 +74,37 @@ def unit_moments(model: Classifier, images: ImageSet, layers: Mapping[str, Layer
 class Grid:
     """Edited weights at any grid point; half-products, and factors that fit, are made once."""
 
-    def __init__(self, layers: Mapping[str, Layer], retain: Spaces, forget: Spaces) -> None:
-        """Keep the layers and the normalised moments of both sides."""
+    def __init__(
+        self,
+        layers: Mapping[str, Layer],
+        retain: Spaces,
+        forget: Spaces,
+        *,
+        keep_factors: bool = True,
+    ) -> None:
+        """Keep the layers and the normalised moments of both sides.
+
+        Args:
+            layers: what is edited.
+            retain: moments of what is kept.
+            forget: moments of what is forgotten.
+            keep_factors: whether any alpha_f comes again with another alpha_r.
+        """
+        self.keep_factors = keep_factors
         self.layers = layers
         self.retain = retain
         self.forget = forget
         self._not_shared: tuple[float, Weights] = (-1.0, {})
         self._factors: dict[tuple[str, float], Tensor] = {}
+        self._last: tuple[float, float, Weights] = (-1.0, -1.0, {})
 
     def weights(self, alpha_r: float, alpha_f: float) -> Weights:
         """Return the edited weight of every layer, `W - W (I - P_r) P_f`."""
+        if self._last[:2] != (alpha_r, alpha_f):
+            self._last = (alpha_r, alpha_f, self._edited(alpha_r, alpha_f))
+        return self._last[2]
+
+    def _edited(self, alpha_r: float, alpha_f: float) -> Weights:
         if self._not_shared[0] != alpha_r:
             self._not_shared = (-1.0, {})  # frees the last one first
             self._not_shared = (
@@ -129,6 +150,8 @@ class Grid:
         if not alpha or (name, alpha) in self._factors:
             return self._factors.get((name, alpha))
         made = factor(self.forget[name], alpha)
+        if not self.keep_factors:
+            return made
         if sum(f.nbytes for f in self._factors.values()) + made.nbytes <= _KEPT_FACTORS:
             self._factors[name, alpha] = made
         return made
