@@ -18,6 +18,7 @@ Layer = nn.Conv2d | nn.Linear | SelfAttention
 _ROWS_AT_ONCE = 1 << 21  # elements of unfolded input that are held at a time (8 MB of float32)
 _BLOCKS = 8  # of columns; only the blocks on and below the diagonal are multiplied
 _SMALLEST_BLOCK = 128
+_DOUBLE_UP_TO = 2048  # features; a larger sum stays in the dtype of its layer, to save memory
 _TOLERANCE = 1e-3  # relative, between a layer's output and its rows times its weight
 
 
@@ -74,7 +75,7 @@ def second_moments(
     layers: Collection[str] | None = None,
     of: int | None = None,
 ) -> dict[str, Space]:
-    """Return `A^T A` of the inputs A of every layer, (groups, d, d) in the model's dtype.
+    """Return `A^T A` of the inputs A of every layer, (groups, d, d).
 
     The moment is not centred (paper A, algorithm 1) and sums over images, so moments of disjoint
     sets add. A linear layer on vectors that is wider than there are images keeps its rows instead,
@@ -138,7 +139,8 @@ class _Sum:
         groups, _, d = weight_matrix(layer).shape
         self.rows: list[Tensor] = []
         self.keeps_rows = isinstance(layer, nn.Linear) and x.ndim == 2 and images < d
-        self.total = x.new_zeros((groups, 0, 0) if self.keeps_rows else (groups, d, d))
+        dtype = torch.float64 if d <= _DOUBLE_UP_TO else x.dtype
+        self.total = x.new_zeros((groups, 0, 0) if self.keeps_rows else (groups, d, d), dtype=dtype)
 
     def add_(self, x: Tensor) -> None:
         """Add the rows of the batch `x`."""
@@ -159,11 +161,7 @@ class _Sum:
 def _add_gram_(total: Tensor, rows: Tensor) -> None:
     """Add `rows^T rows` to `total` (groups, d, d), blocks on and below the diagonal only."""
     for start, stop in _blocks(total.shape[-1]):
-        block = total[:, start:, start:stop]
-        if len(total) == 1:
-            block[0].addmm_(rows[0, :, start:].mT, rows[0, :, start:stop])
-        else:
-            block.baddbmm_(rows[:, :, start:].mT, rows[:, :, start:stop])
+        total[:, start:, start:stop] += rows[:, :, start:].mT @ rows[:, :, start:stop]
 
 
 def _mirror_(total: Tensor) -> None:
