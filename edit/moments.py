@@ -1,23 +1,21 @@
 """Second moments of what each layer reads, summed over images; no image's activation is kept."""
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from bandstop.edit.attention import SelfAttention
 from bandstop.edit.classifier import Classifier
 from bandstop.edit.errors import DivergedError, InputError
 from bandstop.edit.images import ImageSet
-from bandstop.edit.projection import Rows, Space
+from bandstop.edit.patches import output_size, patches, patches_at
+from bandstop.edit.projection import Rows, Space, column_blocks
 
 Layer = nn.Conv2d | nn.Linear | SelfAttention
 _ROWS_AT_ONCE = 1 << 21  # elements of unfolded input that are held at a time (8 MB of float32)
-_BLOCKS = 8  # of columns; only the blocks on and below the diagonal are multiplied
-_SMALLEST_BLOCK = 128
 _DOUBLE_UP_TO = 2048  # features; a larger sum stays in the dtype of its layer, to save memory
 _TOLERANCE = 1e-3  # relative, between a layer's output and its rows times its weight
 
@@ -50,21 +48,24 @@ def weight_matrix(layer: Layer) -> Tensor:
     return weight.reshape(groups, len(weight) // groups, -1)
 
 
-def layer_rows(layer: Layer, x: Tensor) -> Tensor:
+def layer_rows(layer: Layer, x: Tensor, positions: Tensor | None = None) -> Tensor:
     """Return the inputs that `layer` multiplies with its weight matrix, (groups, n, d).
 
     Linear and attention: one row per vector or token. Conv2d: one row per output position, in the
     order of the flattened weight (channel, row, column), with the layer's own stride, padding and
     dilation; each group of channels is a layer of its own.
+
+    Args:
+        layer: what reads.
+        x: what it reads.
+        positions: only these output positions or tokens of each image, (images, k) int64.
     """
-    if not isinstance(layer, nn.Conv2d):
+    if isinstance(layer, nn.Conv2d):
+        return patches(layer, x) if positions is None else patches_at(layer, x, positions)
+    if positions is None:
         return x.reshape(1, -1, x.shape[-1])
-    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-    x = F.pad(x, _padding(layer, x), mode=mode)
-    patches = F.unfold(x, layer.kernel_size, dilation=layer.dilation, stride=layer.stride)
-    images, _, positions = patches.shape
-    grouped = patches.reshape(images, layer.groups, -1, positions)
-    return grouped.permute(1, 0, 3, 2).flatten(1, 2)
+    tokens = x.reshape(len(positions), -1, x.shape[-1])
+    return tokens.take_along_dim(positions[:, :, None], 1).flatten(0, 1)[None]
 
 
 def second_moments(
@@ -73,20 +74,26 @@ def second_moments(
     *,
     batch: int = 100,
     layers: Collection[str] | None = None,
-    of: int | None = None,
+    max_rows: int | None = None,
+    seed: int = 0,
 ) -> dict[str, Space]:
     """Return `A^T A` of the inputs A of every layer, (groups, d, d).
 
     The moment is not centred (paper A, algorithm 1) and sums over images, so moments of disjoint
-    sets add. A linear layer on vectors that is wider than there are images keeps its rows instead,
-    so that no (d, d) matrix is made. `model` is only read.
+    sets add. A layer that reads at most d / 2 rows keeps them instead, so that no (d, d) matrix is
+    made. `model` is only read.
+
+    With `max_rows` a layer reads about as many rows: `max_rows / len(images)`, at least one, of
+    every image, at places that are drawn image by image and so do not depend on `batch`. A linear
+    layer on vectors, which has one row an image, reads them all.
 
     Args:
         model: what reads the images.
         images: in [0, 1].
         batch: images at a time.
         layers: names of the layers to watch; None for all.
-        of: the size of the set that `images` are a part of, which decides what keeps its rows.
+        max_rows: of a layer; None for every row.
+        seed: draws the rows.
 
     Raises:
         InputError: a layer is never called or multiplies with something other than its weight, so
@@ -95,6 +102,7 @@ def second_moments(
     """
     watched = editable_layers(model.network)
     watched = {n: m for n, m in watched.items() if layers is None or n in layers}
+    most = None if max_rows is None else max(1, max_rows // max(1, len(images)))
     sums: dict[str, _Sum] = {}
     with ExitStack() as hooks, torch.no_grad():
         for name, layer in watched.items():
@@ -109,8 +117,8 @@ def second_moments(
                 x = args[0] if args else next(iter(kwargs.values()))
                 if name not in sums:
                     _check_seen(name, watched[name], x[:1], y)
-                    sums[name] = _Sum(watched[name], x, of or len(images))
-                sums[name].add_(x)
+                    sums[name] = _Sum(watched[name], len(images), most, seed)
+                sums[name].add_(x, len(image))
 
             hooks.callback(layer.register_forward_hook(add_, with_kwargs=True).remove)
         for image, _ in images.batches(batch):
@@ -130,42 +138,90 @@ def second_moments(
     return moments
 
 
+def add_moment_(total: Tensor, space: Space, scale: float = 1) -> None:
+    """Add `scale` times a second moment to `total` (groups, d, d)."""
+    if isinstance(space, Rows):
+        _add_gram_(total, space.rows, scale)
+        _mirror_(total)
+    else:
+        total.add_(space, alpha=scale)
+
+
+def summed(spaces: Sequence[Space]) -> Tensor:
+    """Return the sum of second moments, at least one, as a matrix (groups, d, d)."""
+    first = spaces[0].rows if isinstance(spaces[0], Rows) else spaces[0]
+    total = _zeros(first, len(first), first.shape[-1])
+    for space in spaces:
+        add_moment_(total, space)
+    return total
+
+
 class _Sum:
     """The running second moment of one layer."""
 
-    def __init__(self, layer: Layer, x: Tensor, images: int) -> None:
-        """Start at zero; `x` is a first input and `images` how many there will be."""
+    def __init__(self, layer: Layer, images: int, most: int | None, seed: int) -> None:
+        """Start at zero; of each of `images` at most `most` rows are read."""
         self.layer = layer
-        groups, _, d = weight_matrix(layer).shape
+        self.images = images
+        self.most = most
+        self.generator = torch.Generator().manual_seed(seed)
         self.rows: list[Tensor] = []
-        self.keeps_rows = isinstance(layer, nn.Linear) and x.ndim == 2 and images < d
-        dtype = torch.float64 if d <= _DOUBLE_UP_TO else x.dtype
-        self.total = x.new_zeros((groups, 0, 0) if self.keeps_rows else (groups, d, d), dtype=dtype)
+        self.total: Tensor | None = None
 
-    def add_(self, x: Tensor) -> None:
-        """Add the rows of the batch `x`."""
-        if self.keeps_rows:
-            self.rows.append(x.clone()[None])
+    def add_(self, x: Tensor, images: int) -> None:
+        """Add the rows of `x`, which a batch of so many images became."""
+        groups, _, d = weight_matrix(self.layer).shape
+        positions = self._positions(x, images)
+        if self.total is None and not self.rows:
+            read = _row_count(self.layer, x) if positions is None else positions.numel()
+            if 2 * read * self.images > d * images:
+                self.total = _zeros(x, groups, d)
+        if self.total is None:
+            self.rows.append(layer_rows(self.layer, x, positions).clone())
             return
-        for part in _chunks(self.layer, x):
-            _add_gram_(self.total, layer_rows(self.layer, part))
+        for part, at in _chunks(self.layer, x, positions):
+            _add_gram_(self.total, layer_rows(self.layer, part, at))
+
+    def _positions(self, x: Tensor, images: int) -> Tensor | None:
+        """Return which rows of each image are read, (images, k); None for all."""
+        if self.most is None or (isinstance(self.layer, nn.Linear) and x.ndim == 2):
+            return None
+        # windows of tokens lie side by side and belong to one image
+        parts = len(x) if isinstance(self.layer, nn.Conv2d) or len(x) % images else images
+        there = _row_count(self.layer, x) // parts
+        if there <= self.most:
+            return None
+        drawn = torch.rand(parts, there, generator=self.generator)
+        return drawn.topk(self.most, dim=1).indices.to(x.device)
 
     def space(self) -> Space:
         """Return what was summed."""
-        if self.keeps_rows:
+        if self.total is None:
             return Rows(torch.cat(self.rows, dim=1))
         _mirror_(self.total)
         return self.total
 
 
-def _add_gram_(total: Tensor, rows: Tensor) -> None:
-    """Add `rows^T rows` to `total` (groups, d, d), blocks on and below the diagonal only."""
-    for start, stop in _blocks(total.shape[-1]):
-        total[:, start:, start:stop] += rows[:, :, start:].mT @ rows[:, :, start:stop]
+def _row_count(layer: Layer, x: Tensor) -> int:
+    if isinstance(layer, nn.Conv2d):
+        return len(x) * math.prod(output_size(layer, x))
+    return x.numel() // x.shape[-1]
+
+
+def _zeros(like: Tensor, groups: int, d: int) -> Tensor:
+    dtype = torch.float64 if d <= _DOUBLE_UP_TO else like.dtype
+    return like.new_zeros(groups, d, d, dtype=dtype)
+
+
+def _add_gram_(total: Tensor, rows: Tensor, scale: float = 1) -> None:
+    """Add `scale rows^T rows` to `total` (groups, d, d), blocks on and below the diagonal only."""
+    for start, stop in column_blocks(total.shape[-1]):
+        part = rows[:, :, start:].mT @ rows[:, :, start:stop]
+        total[:, start:, start:stop].add_(part, alpha=scale)
 
 
 def _mirror_(total: Tensor) -> None:
-    for start, stop in _blocks(total.shape[-1]):
+    for start, stop in column_blocks(total.shape[-1]):
         total[:, start:stop, stop:] = total[:, stop:, start:stop].mT
 
 
@@ -174,34 +230,18 @@ def _finite(space: Space) -> bool:
     return bool(torch.isfinite(values).all())
 
 
-def _blocks(d: int) -> Iterator[tuple[int, int]]:
-    size = max(_SMALLEST_BLOCK, -(-d // _BLOCKS))
-    yield from ((start, min(start + size, d)) for start in range(0, d, size))
-
-
-def _chunks(layer: Layer, x: Tensor) -> Iterator[Tensor]:
+def _chunks(
+    layer: Layer, x: Tensor, positions: Tensor | None
+) -> Iterator[tuple[Tensor, Tensor | None]]:
     """Yield slices of the batch `x` whose unfolded rows stay below a fixed size."""
     if not isinstance(layer, nn.Conv2d):
-        yield x
+        yield x, positions
         return
-    per_image = x[0].numel() * math.prod(layer.kernel_size) // math.prod(layer.stride)
-    yield from x.split(max(1, _ROWS_AT_ONCE // max(1, per_image)))
-
-
-def _padding(layer: nn.Conv2d, x: Tensor) -> list[int]:
-    """Return the padding of `x`, (left, right, top, bottom)."""
-    # timm's layers for networks from TensorFlow pad when they are called: so that the output has
-    # ceil(size / stride) positions, the odd row or column after the image
-    if not any(kind.__name__.startswith("Conv2dSame") for kind in type(layer).__mro__):
-        return list(layer._reversed_padding_repeated_twice)
-    sides = []
-    for axis in (1, 0):
-        size, stride = x.shape[2 + axis], layer.stride[axis]
-        reach = (-(-size // stride) - 1) * stride
-        reach += layer.dilation[axis] * (layer.kernel_size[axis] - 1) + 1
-        extra = max(reach - size, 0)
-        sides += [extra // 2, extra - extra // 2]
-    return sides
+    each = math.prod(output_size(layer, x)) if positions is None else positions.shape[1]
+    size = max(1, _ROWS_AT_ONCE // max(1, each * x.shape[1] * math.prod(layer.kernel_size)))
+    for start in range(0, len(x), size):
+        part = slice(start, start + size)
+        yield x[part], positions if positions is None else positions[part]
 
 
 def _check_seen(name: str, layer: Layer, x: Tensor, y: Tensor) -> None:

@@ -6,18 +6,26 @@ rational function of the second moment C with trace 1:
 
     P(alpha) = alpha C (I + (alpha - 1) C)^-1
 
-so one Cholesky factor a side takes the place of the SVD, exactly. Where there are fewer rows A than
-features, `C = A^T A` is never made:
+so one Cholesky factor a side takes the place of the SVD, exactly. What is left over needs no
+product with C:
+
+    I - P(alpha) = (alpha (I + (alpha - 1) C)^-1 - I) / (alpha - 1)
+
+Where there are few rows A, `C = A^T A` is never made:
 
     P(alpha) = alpha A^T (I + (alpha - 1) A A^T)^-1 A
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 _DOUBLE_UP_TO = 2048  # features; a larger factor stays in the dtype of its moment, to save memory
+_NEAR_ONE = 0.5  # of alpha: there the difference above loses digits
+_BLOCKS = 8
+_SMALLEST_BLOCK = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +67,10 @@ def factor(unit: Space, alpha: float) -> Tensor:
         alpha: scaling, > 0.
     """
     moment = unit.rows @ unit.rows.mT if isinstance(unit, Rows) else unit
-    shifted = moment.to(_working_dtype(moment)) * (alpha - 1)
+    shifted = moment.to(_working_dtype(moment), copy=True).mul_(alpha - 1).mT
     shifted.diagonal(dim1=-2, dim2=-1).add_(1)
-    lower: Tensor = torch.linalg.cholesky(shifted)
+    # in place: the transpose is in LAPACK's order, so that torch makes no copy
+    lower: Tensor = torch.linalg.cholesky(shifted, out=shifted)
     return lower
 
 
@@ -77,16 +86,28 @@ def project(x: Tensor, unit: Space, alpha: float, cholesky: Tensor | None = None
     if alpha == 0:
         return torch.zeros_like(x)
     lower = factor(unit, alpha) if cholesky is None else cholesky
-    right = unit.rows.to(x.dtype).mT if isinstance(unit, Rows) else unit.to(lower.dtype)
-    scaled = alpha * (x.to(right.dtype) @ right).to(lower.dtype)
-    del right
-    solved = torch.cholesky_solve(scaled.mT, lower).mT.to(x.dtype)
-    return solved @ unit.rows.to(x.dtype) if isinstance(unit, Rows) else solved
+    if isinstance(unit, Rows):
+        rows = unit.rows.to(x.dtype)
+        scaled = alpha * (x @ rows.mT).to(lower.dtype)
+        return _divided(scaled, lower).to(x.dtype) @ rows
+    scaled = (x.to(lower.dtype) @ unit.to(lower.dtype)).mul_(alpha)
+    return _divided(scaled, lower).to(x.dtype)
+
+
+def _divided(x: Tensor, lower: Tensor) -> Tensor:
+    """Return `x (L L^T)^-1`."""
+    half = torch.linalg.solve_triangular(lower.mT, x, upper=True, left=False)
+    whole: Tensor = torch.linalg.solve_triangular(lower, half, upper=False, left=False)
+    return whole
 
 
 def not_shared(weight: Tensor, retain: Space, alpha_r: float) -> Tensor:
     """Return `W (I - P_r)`, what of the rows of W (..., out, d) retain does not use."""
-    return weight - project(weight, retain, alpha_r)
+    if isinstance(retain, Rows) or alpha_r == 0 or abs(alpha_r - 1) < _NEAR_ONE:
+        return weight - project(weight, retain, alpha_r)
+    lower = factor(retain, alpha_r)
+    rows = weight.to(lower.dtype)
+    return _divided(rows, lower).mul_(alpha_r).sub_(rows).div_(alpha_r - 1).to(weight.dtype)
 
 
 def without_forget_space(
@@ -120,7 +141,19 @@ def energy(weight: Tensor, unit: Space) -> float:
     """Return `trace(W C W^T)`, the mean squared output of W (..., out, d) on the rows behind C."""
     if isinstance(unit, Rows):
         return float((unit.rows.to(weight.dtype) @ weight.mT).square().sum())
-    return float(((weight @ unit.to(weight.dtype)) * weight).sum())
+    total = 0.0
+    for start, stop in column_blocks(unit.shape[-1]):
+        own = weight[..., start:stop]
+        block = unit[..., start:, start:stop].to(weight.dtype)  # on and below the diagonal
+        twice = 2 * (weight[..., start:] @ block) - own @ block[..., : stop - start, :]
+        total += float((twice * own).sum())
+    return total
+
+
+def column_blocks(d: int) -> Iterator[tuple[int, int]]:
+    """Yield (start, stop) of a few blocks of columns, for work on one triangle of (d, d)."""
+    size = max(_SMALLEST_BLOCK, -(-d // _BLOCKS))
+    yield from ((start, min(start + size, d)) for start in range(0, d, size))
 
 
 def _working_dtype(moment: Tensor) -> torch.dtype:

@@ -13,6 +13,7 @@ at many grid points, and the one that it picks first still recognises 1 to 2 % o
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Literal
 
 import torch
@@ -39,11 +40,13 @@ class SVD:
         alpha_f: scalings of the forget space to try; larger removes more.
         retain_images: training images to keep, as many of each class, at most.
         forget_images: training images to forget, as many of each class, at most.
+        max_rows: rows of a layer that each side reads, at most, drawn from every image (the
+            authors' cap); None for all. Linear layers on vectors read all.
         compare: how validation images are scored, by probability or by accuracy as in the paper.
         layers: shell patterns on layer names; what matches one of them is edited.
         exclude: patterns of layers that are not.
         last: edit only so many of these layers, the last ones; None for all.
-        seed: draws the images.
+        seed: draws the images and the rows.
     """
 
     name: ClassVar[str] = "svd"
@@ -51,6 +54,7 @@ class SVD:
     alpha_f: tuple[float, ...] = (1.0, 3.0, 10.0, 30.0, 100.0)
     retain_images: int = 900
     forget_images: int = 900
+    max_rows: int | None = 10_000
     compare: Literal["probability", "accuracy"] = "probability"
     layers: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
@@ -69,8 +73,9 @@ class SVD:
             for name, count in (
                 ("retain_images", self.retain_images),
                 ("forget_images", self.forget_images),
+                ("max_rows", self.max_rows),
             )
-            if count < 1
+            if count is not None and count < 1
         ]
         if self.last is not None and self.last < 1:
             wrong.append(f"last must be 1 or more, got {self.last}")
@@ -90,8 +95,9 @@ class SVD:
         _check(request, data)
         layers = chosen_layers(model.network, self.layers, self.exclude, self.last)
         generator = torch.Generator().manual_seed(self.seed)
-        retain = unit_moments(model, _sample(data.retain, self.retain_images, generator), layers)
-        forget = unit_moments(model, _sample(data.forget, self.forget_images, generator), layers)
+        read = partial(unit_moments, model, layers=layers, max_rows=self.max_rows, seed=self.seed)
+        retain = read(_sample(data.retain, self.retain_images, generator))
+        forget = read(_sample(data.forget, self.forget_images, generator))
         return self._best(model, request, data.validate, self._grid(layers, retain, forget))
 
     def each(
@@ -113,7 +119,7 @@ class SVD:
         layers = chosen_layers(model.network, self.layers, self.exclude, self.last)
         generator = torch.Generator().manual_seed(self.seed)
         images = _sample(data.train, self.retain_images + self.forget_images, generator)
-        moments = ClassMoments(model, images, layers)
+        moments = ClassMoments(model, images, layers, self.max_rows, self.seed)
         for request in requests:
             grid = self._grid(layers, *moments.unit(request.classes[0]))
             try:

@@ -13,8 +13,10 @@ from bandstop.edit.errors import InputError
 from bandstop.edit.images import ImageSet
 from bandstop.edit.moments import (
     Layer,
+    add_moment_,
     editable_layers,
     second_moments,
+    summed,
     weight_matrix,
     weight_name,
     weight_of,
@@ -34,6 +36,7 @@ Spaces = Mapping[str, Space]  # layer name -> normalised second moment
 _DOUBLE_UP_TO = 2048  # features; the weights of wider layers are computed in their own dtype
 _KEPT_FACTORS = 1 << 30  # bytes; a factor that no longer fits is made again when it is needed
 _KEPT_MOMENTS = 2 << 30  # bytes of single classes' moments
+_CLASS_ROWS = 1000  # of a layer, at least, where all classes are read in one pass
 
 
 def chosen_layers(
@@ -63,9 +66,15 @@ def chosen_layers(
     return {name: known[name] for name in names[-last if last else None :]}
 
 
-def unit_moments(model: Classifier, images: ImageSet, layers: Mapping[str, Layer]) -> Spaces:
-    """Return the normalised second moment of what each of `layers` reads."""
-    moments = second_moments(model, images, layers=layers)
+def unit_moments(
+    model: Classifier,
+    images: ImageSet,
+    layers: Mapping[str, Layer],
+    max_rows: int | None = None,
+    seed: int = 0,
+) -> Spaces:
+    """Return the normalised second moment of what each of `layers` reads, of `max_rows` at most."""
+    moments = second_moments(model, images, layers=layers, max_rows=max_rows, seed=seed)
     for moment in moments.values():
         normalise_(moment)
     return moments
@@ -160,28 +169,35 @@ class Grid:
 class ClassMoments:
     """Second moments of each class and of all classes, from one pass over the images.
 
-    Moments of all classes at once are kept as far as they fit; those of the others are summed
-    again, from their own images, when they are asked for.
+    Moments of single classes are kept as far as they fit; the others are summed again, from their
+    own images, when they are asked for.
+
+    Of the rows of a layer every class has an equal share, at least a thousand: ten classes read as
+    many together as one side of the edit of a single class. What a class retains is all of them but
+    its own.
     """
 
-    def __init__(self, model: Classifier, images: ImageSet, layers: Mapping[str, Layer]) -> None:
+    def __init__(
+        self,
+        model: Classifier,
+        images: ImageSet,
+        layers: Mapping[str, Layer],
+        max_rows: int | None = None,
+        seed: int = 0,
+    ) -> None:
         """Read every image once."""
         self.classes = tuple(int(c) for c in images.labels.unique())
-        self._of = partial(_moments_of_class, model, images, layers)
-        self._rows: dict[int, dict[str, Tensor]] = {}
+        self._few: dict[str, dict[int, Rows]] = {}  # layer -> class, where all rows are few
         self._total: dict[str, Tensor] = {}
         self._kept: dict[int, Mapping[str, Space]] = {}
+        share = max_rows and min(max_rows, max(_CLASS_ROWS, max_rows // len(self.classes)))
+        self._of = partial(_moments_of_class, model, images, layers, share, seed)
         room = _KEPT_MOMENTS
         for c in self.classes:
             moments = self._of(c)
-            self._rows[c] = {n: m.rows for n, m in moments.items() if isinstance(m, Rows)}
-            matrices = {n: m for n, m in moments.items() if isinstance(m, Tensor)}
-            for name, moment in matrices.items():
-                if name in self._total:
-                    self._total[name] += moment
-                else:
-                    self._total[name] = moment.clone()
-            room -= sum(m.nbytes for m in matrices.values())
+            for name, moment in moments.items():
+                self._add_(name, c, moment)
+            room -= sum(_bytes(moment) for moment in moments.values())
             if room >= 0:
                 self._kept[c] = moments
 
@@ -190,20 +206,50 @@ class ClassMoments:
         retain: dict[str, Space] = {}
         forget: dict[str, Space] = {}
         for name, moment in (self._kept.get(c) or self._of(c)).items():
-            if isinstance(moment, Rows):
-                others = [rows[name] for k, rows in self._rows.items() if k != c]
-                retain[name], forget[name] = Rows(torch.cat(others, 1)), Rows(moment.rows.clone())
-            else:
-                retain[name], forget[name] = self._total[name] - moment, moment.clone()
+            retain[name] = self._without(name, c, moment)
+            forget[name] = _copy(moment)
             normalise_(retain[name])
             normalise_(forget[name])
         return retain, forget
 
+    def _add_(self, name: str, c: int, moment: Space) -> None:
+        if name in self._total:
+            add_moment_(self._total[name], moment)
+            return
+        before = self._few.pop(name, {})
+        if isinstance(moment, Rows):
+            few = before | {c: moment}
+            if 2 * sum(r.rows.shape[1] for r in few.values()) <= moment.rows.shape[-1]:
+                self._few[name] = few
+                return
+        self._total[name] = summed([*before.values(), moment])
+
+    def _without(self, name: str, c: int, moment: Space) -> Space:
+        if name in self._few:
+            return Rows(torch.cat([r.rows for k, r in self._few[name].items() if k != c], dim=1))
+        left = self._total[name].clone()
+        add_moment_(left, moment, -1)
+        return left
+
 
 def _moments_of_class(
-    model: Classifier, images: ImageSet, layers: Mapping[str, Layer], c: int
+    model: Classifier,
+    images: ImageSet,
+    layers: Mapping[str, Layer],
+    max_rows: int | None,
+    seed: int,
+    c: int,
 ) -> dict[str, Space]:
-    return second_moments(model, images.of_classes([c]), layers=layers, of=len(images))
+    own = images.of_classes([c])
+    return second_moments(model, own, layers=layers, max_rows=max_rows, seed=seed)
+
+
+def _copy(space: Space) -> Space:
+    return Rows(space.rows.clone()) if isinstance(space, Rows) else space.clone()
+
+
+def _bytes(space: Space) -> int:
+    return space.rows.nbytes if isinstance(space, Rows) else space.nbytes
 
 
 def _matrix(layer: Layer) -> Tensor:

@@ -110,9 +110,96 @@ def test_a_layer_wider_than_there_are_images_keeps_its_rows() -> None:
         assert isinstance(moment, Rows)
         project(weight_matrix(network[1]), moment, 30.0)  # type: ignore[arg-type]  # a Linear
     assert largest.elements <= 2 * 30 * d
-    few = second_moments(classifier(network), images.take(torch.arange(30) < 5), of=30)
-    assert isinstance(few["1"], Rows)
-    assert few["1"].rows.shape == (1, 5, d)
+
+
+@pytest.mark.parametrize("name", [n for n in LAYERS if n != "linear on vectors"])
+def test_sampled_rows_are_rows_of_the_layer(name: str) -> None:
+    layer, shape = LAYERS[name]
+    x = noise(*shape)
+    every = layer_rows(layer, x).unflatten(1, (len(x), -1))  # (groups, images, positions, d)
+    last = every.shape[2] - 1
+    positions = torch.tensor([[last, 0], [last // 2, last], [last // 3, 0]])[: len(x)]
+    want = torch.stack([every[:, i, at] for i, at in enumerate(positions)], dim=1).flatten(1, 2)
+    assert torch.equal(layer_rows(layer, x, positions), want)
+
+
+def flat_images(values: Tensor, size: int) -> ImageSet:
+    """Return grey images of one value each."""
+    pixels = values.byte()[:, None, None, None].expand(-1, 1, size, size)
+    return ImageSet(pixels.contiguous(), torch.arange(len(values)), torch.zeros(len(values)))
+
+
+@pytest.mark.parametrize(("max_rows", "each"), [(30, 3), (35, 3), (5, 1), (640, 64), (9999, 64)])
+def test_every_image_has_an_equal_share_of_the_rows(max_rows: int, each: int) -> None:
+    model = classifier(nn.Sequential(nn.Conv2d(1, 2, 1), nn.Flatten())).double()
+    values = torch.arange(0, 250, 25)
+    moment = second_moments(model, flat_images(values, 8), max_rows=max_rows)["0"]
+    energy = ((values.double() / 255 - 0.5) / 0.25).square().sum()
+    torch.testing.assert_close(matrix(moment).sum(), each * energy, rtol=1e-6, atol=0)
+
+
+def test_no_row_of_an_image_is_drawn_twice_and_images_differ_in_theirs() -> None:
+    model = classifier(nn.Sequential(nn.Conv2d(1, 2, 1), nn.Flatten()), size=4).double()
+    pixels = torch.arange(16, dtype=torch.uint8).reshape(1, 1, 4, 4)
+    values = ((pixels.double() / 255 - 0.5) / 0.25).square().flatten()
+    left_out = set()
+    for seed in range(8):
+        images = ImageSet(pixels, torch.arange(1), torch.zeros(1))
+        moment = matrix(second_moments(model, images, max_rows=15, seed=seed)["0"])
+        gap = (values.sum() - moment.sum() - values).abs()
+        assert float(gap.min()) <= 1e-5
+        left_out.add(int(gap.argmin()))
+    assert len(left_out) > 1
+    twins = ImageSet(pixels, torch.zeros(2, dtype=torch.int64), torch.zeros(2))
+    both = matrix(second_moments(model, twins, max_rows=6)["0"]).sum()
+    one = matrix(second_moments(model, twins.take(torch.arange(1)), max_rows=3)["0"]).sum()
+    assert abs(float(both - 2 * one)) > 1e-3
+
+
+def test_sampled_moments_depend_on_the_seed_and_not_on_the_batch() -> None:
+    model, images = tiny().double(), corners(30)
+    a, b, other = (
+        second_moments(model, images, batch=batch, max_rows=120, seed=seed)
+        for batch, seed in ((7, 3), (30, 3), (7, 4))
+    )
+    again = second_moments(model, images, batch=7, max_rows=120, seed=3)
+    for name in ("conv1", "conv2", "conv3"):
+        assert torch.equal(matrix(a[name]), matrix(again[name]))
+        torch.testing.assert_close(matrix(a[name]), matrix(b[name]), rtol=1e-9, atol=1e-9)
+        assert not torch.allclose(matrix(a[name]), matrix(other[name]))
+    assert torch.equal(matrix(a["fc"]), matrix(other["fc"]))
+
+
+def test_vectors_are_read_whole() -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
+    capped, every = (
+        second_moments(classifier(network), corners(200), max_rows=most)["1"] for most in (10, None)
+    )
+    assert torch.equal(matrix(capped), matrix(every))
+
+
+def test_tokens_are_sampled_and_windows_belong_to_their_image() -> None:
+    class Windows(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.map = nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.map(x.reshape(len(x) * 4, 4, 4))  # four windows of four tokens
+            return y.reshape(len(x), -1)
+
+    values = torch.arange(0, 250, 25)
+    moment = second_moments(classifier(Windows()).double(), flat_images(values, 8), max_rows=20)
+    energy = 4 * ((values.double() / 255 - 0.5) / 0.25).square().sum()
+    trace = matrix(moment["map"])[0].trace()
+    torch.testing.assert_close(trace, 2 * energy, rtol=1e-6, atol=0)
+
+
+def test_a_convolution_that_reads_few_rows_keeps_them() -> None:
+    model, images = tiny().double(), corners(9)
+    moment = second_moments(model, images, max_rows=36)["conv3"]  # 4 of 9 positions, d = 72
+    assert isinstance(moment, Rows)
+    assert moment.rows.shape == (1, 36, 72)
 
 
 class Largest(TorchDispatchMode):

@@ -211,6 +211,40 @@ def test_a_large_float32_moment_is_solved_as_well_as_float32_allows() -> None:
     assert float((got.double() - want).norm() / want.norm()) <= 5e-5
 
 
+@pytest.mark.parametrize(
+    ("alpha_r", "alpha_f"), [(100.0, 3.0), (1000.0, 30.0), (1.0, 1.0), (0.25, 1.4), (1.6, 0.4)]
+)
+@pytest.mark.parametrize(("d", "limit"), [(300, 1e-9), (2100, 1e-4)])
+def test_an_edit_is_as_exact_as_its_numbers(
+    d: int, limit: float, alpha_r: float, alpha_f: float
+) -> None:
+    """Relative to the change, against float64 by inversion; large layers stay in float32."""
+    dtype = torch.float32 if d > 2048 else torch.float64
+    fade = torch.arange(1, d + 1).double() ** -0.7
+    r, f, w = unit(rows(900, d) * fade), unit(rows(900, d, seed=1) * fade.roll(5)), rows(6, d)
+    rest = w - _by_inversion(w, r, alpha_r)
+    want = _by_inversion(rest, f, alpha_f)
+    sides = (w.to(dtype), r.to(dtype), f.to(dtype))
+    got = w - without_forget_space(*sides, alpha_r, alpha_f).double()
+    assert float((got - want).norm()) <= limit * float(want.norm())
+
+
+def _by_inversion(x: Tensor, c: Tensor, alpha: float) -> Tensor:
+    shifted = torch.eye(len(c), dtype=torch.float64) + (alpha - 1) * c
+    solved: Tensor = torch.linalg.solve(shifted, alpha * (x @ c).T).T
+    return solved
+
+
+def test_a_factor_leaves_its_moment_alone() -> None:
+    c = unit(rows(9, 6))
+    before = c.clone()
+    lower = factor(c, 30.0)
+    assert torch.equal(c, before)
+    eye = torch.eye(6, dtype=torch.float64)
+    torch.testing.assert_close(lower @ lower.T, eye + 29 * c, rtol=0, atol=1e-12)
+    assert not lower.triu(1).any()
+
+
 def test_a_retain_space_of_everything_protects_everything() -> None:
     w, eye = rows(3, 6), torch.eye(6, dtype=torch.float64)
     edited = without_forget_space(w, unit(eye), unit(rows(9, 6)), 1e12, 30.0)

@@ -16,8 +16,15 @@ from bandstop.edit.edits import WeightEdit, fold
 from bandstop.edit.errors import DivergedError, InputError, NothingForgottenError
 from bandstop.edit.images import DataSplits, ImageSet
 from bandstop.edit.method import Splits, split
-from bandstop.edit.moments import editable_layers, layer_rows, weight_matrix, weight_of
-from bandstop.edit.projection import Rows, project
+from bandstop.edit.moments import (
+    editable_layers,
+    layer_rows,
+    second_moments,
+    summed,
+    weight_matrix,
+    weight_of,
+)
+from bandstop.edit.projection import Rows, normalised, project
 from bandstop.edit.request import ForgetRequest
 from bandstop.edit.svd import PAPER, SVD
 from bandstop.edit.svd_grid import ClassMoments, Grid, chosen_layers, unit_moments
@@ -171,6 +178,7 @@ def test_unusable_settings_and_empty_sets_are_refused(
         (lambda: SVD(alpha_f=(float("nan"),)), "alpha_f"),
         (lambda: SVD(alpha_r=(float("inf"),), forget_images=0), "alpha_r .*; forget_images"),
         (lambda: SVD(retain_images=-5), "retain_images must be 1 or more, got -5"),
+        (lambda: SVD(max_rows=0), "max_rows must be 1 or more, got 0"),
     ],
 )
 def test_settings_out_of_range_are_refused(make: Callable[[], SVD], message: str) -> None:
@@ -374,6 +382,50 @@ def test_each_with_wide_layers_keeps_rows_of_all_classes() -> None:
     weight = weight_matrix(layers["1"])
     for a, b in zip(alone[0].values(), alone[1].values(), strict=True):
         torch.testing.assert_close(project(weight, a, 30.0), project(weight, b, 30.0))
+
+
+@pytest.mark.parametrize("kept", [1 << 30, 0])
+def test_classes_of_few_rows_add_up_to_a_moment(kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(svd_grid, "_KEPT_MOMENTS", kept)
+    monkeypatch.setattr(svd_grid, "_CLASS_ROWS", 20)
+    model, images = fold_batchnorm(trained()).double(), corners(80)
+    layers = {"conv3": editable_layers(model.network)["conv3"]}  # d = 72
+    moments = ClassMoments(model, images, layers, 80, seed=4)
+    parts = [
+        second_moments(model, images.of_classes([c]), layers=layers, max_rows=20, seed=4)["conv3"]
+        for c in range(4)
+    ]
+    weight = weight_matrix(layers["conv3"])
+    for _ in range(2):  # a class is not changed by being asked for
+        retain, forget = (side["conv3"] for side in moments.unit(2))
+        assert isinstance(forget, Rows)
+        assert isinstance(retain, Tensor)
+        assert isinstance(parts[2], Rows)
+        want = summed([part for c, part in enumerate(parts) if c != 2])
+        for got, wanted in ((retain, want), (forget, summed([parts[2]]))):
+            torch.testing.assert_close(
+                project(weight, got, 30.0), project(weight, normalised(wanted), 30.0)
+            )
+
+
+def test_a_cap_that_nothing_reaches_changes_nothing() -> None:
+    model = fold_batchnorm(trained())
+    capped, every = (
+        replace(ONE_POINT, max_rows=most)(model, FORGET, splits()) for most in (10_000, None)
+    )
+    assert all(torch.equal(weight, every.weights[n]) for n, weight in capped.weights.items())
+
+
+def test_an_edit_from_some_rows_is_near_that_of_all() -> None:
+    model = fold_batchnorm(trained())
+    state = model.network.state_dict()
+    capped, every = (
+        replace(ONE_POINT, max_rows=most)(model, FORGET, splits(400)) for most in (2000, None)
+    )
+    for name, weight in every.weights.items():
+        change = (weight - state[name]).norm()
+        assert (capped.weights[name] - weight).norm() <= 0.2 * change, name
+    assert not torch.equal(capped.weights["conv1.weight"], every.weights["conv1.weight"])
 
 
 def test_a_class_that_cannot_be_forgotten_does_not_stop_the_others() -> None:
