@@ -3,7 +3,7 @@
 After Kodge, Saha, Roy (arXiv 2312.00761), algorithm 1, and what their published scripts do about
 memory: 150 images at a time, a random share of each batch's rows is kept so that 10,000 are left at
 most, both sides' rows stay until the end. Kinder than theirs: a layer's rows are thinned out at
-once, where theirs unfold a batch at every layer before; full maps are unfolded, as we do.
+once, where theirs unfold a batch at every layer before. Full maps are unfolded.
 """
 
 import math
@@ -29,7 +29,7 @@ class Paper:
     Attributes:
         alpha_r: scaling of the retain space.
         alpha_f: scaling of the forget space.
-        row_cap: rows of a layer that are decomposed, at most.
+        row_cap: rows of a layer that are decomposed, at most; ours reads as many.
         batch: images a forward.
         seed: draws the rows.
         largest: layers with more columns are collected, not decomposed (it takes minutes each).
@@ -49,6 +49,7 @@ class Paper:
             alpha_f=(self.alpha_f,),
             retain_images=retain,
             forget_images=forget,
+            max_rows=self.row_cap,
             seed=self.seed,
         )
 
@@ -103,7 +104,10 @@ def capped_rows(
             hooks.callback(layer.register_forward_pre_hook(keep_).remove)
         for image, _ in images.batches(paper.batch):
             model(image)
-    return {n: _at_most(torch.cat(part), paper.row_cap, generator) for n, part in parts.items()}
+    rows = {}
+    for name in layers:  # a layer's parts are let go before the next layer's are joined
+        rows[name] = _at_most(torch.cat(parts.pop(name)), paper.row_cap, generator)
+    return rows
 
 
 def decomposed(rows: Mapping[str, Tensor], paper: Paper) -> dict[str, Space]:

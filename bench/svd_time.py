@@ -1,6 +1,6 @@
 """SVD unlearning, ours against the paper's way: layer by layer, and all classes against one."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -15,44 +15,65 @@ from bandstop.edit.classifier import Classifier
 from bandstop.edit.errors import NothingForgottenError
 from bandstop.edit.images import DataSplits, ImageSet
 from bandstop.edit.method import Splits
-from bandstop.edit.moments import editable_layers, second_moments, weight_matrix
+from bandstop.edit.moments import editable_layers, weight_name
 from bandstop.edit.progress import progress
-from bandstop.edit.projection import Space, normalise_, without_forget_space
 from bandstop.edit.request import ForgetRequest
 from bandstop.edit.svd import SVD
+from bandstop.edit.svd_grid import Grid, unit_moments
 
 
 @dataclass(frozen=True, slots=True)
 class Timed:
-    """A layer shape with the time of both sides, without the layer's inputs."""
+    """A layer shape with the time of both sides, without the layer's inputs.
+
+    Attributes:
+        name: of the first such layer.
+        d: columns of its weight matrix.
+        out: rows of its weight matrix.
+        count: how many layers have this shape.
+        counted_twice: whether one side of the reference was measured and counted for both.
+        comparison: the seconds.
+    """
 
     name: str
     d: int
     out: int
     count: int
+    counted_twice: bool
     comparison: Comparison
 
     def as_json(self) -> dict[str, object]:
         """Return the row of the table."""
         head = {"layer": self.name, "d": self.d, "out": self.out, "count": self.count}
-        return head | self.comparison.as_json()
+        flag = {"reference_side_counted_twice": self.counted_twice}
+        return head | self.comparison.as_json() | flag
 
 
 def edit(model: Classifier, retain: ImageSet, forget: ImageSet, paper: Paper) -> dict[str, Tensor]:
-    """Return the edited weight matrix (out, d) of every layer by our way; every row is used."""
-    return _edited(model, second_moments(model, retain), second_moments(model, forget), paper)
+    """Return the edited weight matrix (out, d) of every layer by our way, of as many rows."""
+    layers = editable_layers(model.network)
+    spaces = [
+        unit_moments(model, images, layers, paper.row_cap, paper.seed)
+        for images in (retain, forget)
+    ]
+    edited = Grid(layers, *spaces, keep_factors=False).weights(paper.alpha_r, paper.alpha_f)
+    return {name: edited[weight_name(name, m)].flatten(1) for name, m in layers.items()}
 
 
-def layer_times(shapes: Iterable[Shape], paper: Paper, rounds: int, slow: int) -> list[Timed]:
+def layer_times(
+    shapes: Iterable[Shape], paper: Paper, rounds: int, slow: int, slowest: int
+) -> list[Timed]:
     """Return the time of both sides for each shape.
 
-    Where d >= `slow` there is one round, and of the reference's two decompositions, which are of
-    equally large matrices, one is measured and counted twice.
+    Where d >= `slow` there is one round. Where d >= `slowest`, of the reference's two
+    decompositions, which are of equally large matrices, one is measured and counted twice.
     """
     timed = []
     for shape in progress(list(shapes), "svd_time"):
-        compared = _once(shape, paper) if shape.d >= slow else _rounds(shape, paper, rounds)
-        timed.append(Timed(shape.name, shape.d, shape.out, shape.count, compared))
+        twice = shape.d >= slowest
+        times = 1 if shape.d >= slow else rounds
+        compared = _once(shape, paper) if twice else _rounds(shape, paper, times)
+        timed.append(Timed(shape.name, shape.d, shape.out, shape.count, twice, compared))
     return timed
 
 
@@ -91,20 +112,3 @@ def all_classes(
             setting(model, ForgetRequest(classes=(0,)), one)
 
     return interleaved(all_of_them, one_of_them, rounds)
-
-
-def _edited(
-    model: Classifier,
-    retain: Mapping[str, Space],
-    forget: Mapping[str, Space],
-    paper: Paper,
-) -> dict[str, Tensor]:
-    for space in (*retain.values(), *forget.values()):
-        normalise_(space)
-    edited = {}
-    for name, layer in editable_layers(model.network).items():
-        weight = weight_matrix(layer)
-        edited[name] = without_forget_space(
-            weight, retain[name], forget[name], paper.alpha_r, paper.alpha_f
-        )[0]
-    return edited

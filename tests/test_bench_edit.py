@@ -45,6 +45,8 @@ def test_the_table_counts_every_layer_of_a_resnet18(
     layers = json.loads(quick.stdout)["svd_layers"]
     assert sum(layer["count"] for layer in layers) == 21  # 20 convolutions and the head
     assert len(layers) == 12
+    twice = {layer["d"] for layer in layers if layer["reference_side_counted_twice"]}
+    assert twice == {576}
     ours = sum(layer["count"] * layer["ours_s"] for layer in layers)
     reference = sum(layer["count"] * layer["reference_s"] for layer in layers)
     assert json.loads(quick.stdout)["svd_time_ratio"] == pytest.approx(ours / reference)
