@@ -1,6 +1,7 @@
 """The edit stage as one call: fold BatchNorm, divide the data, run a method."""
 
 from collections.abc import Iterator, Sequence
+from typing import Protocol, runtime_checkable
 
 from bandstop.edit.batchnorm import fold_batchnorm
 from bandstop.edit.classifier import Classifier
@@ -12,6 +13,15 @@ from bandstop.edit.request import ForgetRequest
 from bandstop.edit.svd import SVD
 
 
+@runtime_checkable
+class Prepares(Protocol):
+    """A method that wants BatchNorm folded in a way of its own."""
+
+    def prepare(self, model: Classifier) -> Classifier:
+        """Return `model` with BatchNorm folded; `model` is left as it was."""
+        ...
+
+
 def unlearn(
     model: Classifier, method: Method, request: ForgetRequest, data: DataSplits
 ) -> tuple[Classifier, Edit]:
@@ -21,7 +31,7 @@ def unlearn(
         InputError: model and data disagree on classes or image shape.
     """
     _check_agree(model, data)
-    folded = model if model.bn_folded else fold_batchnorm(model)
+    folded = prepared(model, method)
     return folded, method(folded, request, split(data, request))
 
 
@@ -34,8 +44,15 @@ def unlearn_each(
         InputError: model and data disagree on classes or image shape.
     """
     _check_agree(model, data)
-    folded = model if model.bn_folded else fold_batchnorm(model)
+    folded = prepared(model, method)
     return folded, method.each(folded, classes, data)
+
+
+def prepared(model: Classifier, method: Method) -> Classifier:
+    """Return `model` with BatchNorm folded as `method` asks for, else into the layers."""
+    if isinstance(method, Prepares):
+        return method.prepare(model)
+    return model if model.bn_folded else fold_batchnorm(model)
 
 
 def every_class(model: Classifier) -> ForgetRequest:

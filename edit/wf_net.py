@@ -76,8 +76,11 @@ class WFNet:
         layers: shell patterns on the names of the layers that are masked.
         set_size: above 1, rows are trained together in random sets of up to so many classes, so
             that a request can forget several classes at once.
-        bn: fold masks a BatchNorm's shift with the layer; frozen leaves it outside the masks, as
-            one before which a layer is masked (the paper does not say).
+        bn: fold masks a BatchNorm's shift with the layer; frozen leaves it outside the masks, as if
+            the layer before an untouched BatchNorm were masked. The paper says nothing of
+            BatchNorm, but masks kernels and biases and keeps all other parameters: frozen.
+            Statistics that adapt fit its words too, but such a backbone, with all masks open, is
+            no longer the original network.
         seed: of batches and rows.
     """
 
@@ -202,6 +205,7 @@ PAPER = WFNet(
     schedule="constant",
     validate_every=None,
     patience=10,
+    bn="frozen",
 )
 
 

@@ -267,7 +267,8 @@ def test_settings_out_of_range_are_refused(wrong: dict[str, Any], message: str) 
 
 
 def test_the_papers_preset_runs() -> None:
-    model = fold_batchnorm(trained())
-    edit = replace(PAPER, steps=20)(model, every_class(model), splits())
+    setting = replace(PAPER, steps=20)
+    model = setting.prepare(trained())
+    edit = setting(model, every_class(model), splits())
     assert isinstance(edit, GateEdit)
     assert edit.num_classes == 4

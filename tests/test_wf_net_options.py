@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from itertools import combinations
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -14,8 +14,9 @@ from bandstop.edit.classifier import Arch, Classifier
 from bandstop.edit.edits import GateEdit, fold
 from bandstop.edit.errors import DivergedError, InputError
 from bandstop.edit.gates import Gated, bias_of, gateable, rows
+from bandstop.edit.images import DataSplits
 from bandstop.edit.method import Splits
-from bandstop.edit.unlearn import every_class
+from bandstop.edit.unlearn import every_class, unlearn
 from bandstop.edit.wf_net import PAPER, WFNet
 from bandstop.edit.wf_objective import expand, objective
 from bandstop.edit.wf_training import Best, initial_alphas
@@ -229,3 +230,18 @@ def test_settings_out_of_range_are_refused(wrong: dict[str, Any], message: str) 
 
 def test_the_paper_masks_kernels_and_biases_alone() -> None:
     assert (PAPER.gates, PAPER.set_size, PAPER.layers) == ("kernel-bias", 1, ("*",))
+
+
+@pytest.mark.parametrize(("bn", "folded"), [("fold", True), ("frozen", "apart")])
+def test_unlearning_folds_batchnorm_as_the_setting_says(
+    bn: Literal["fold", "frozen"], folded: bool | str
+) -> None:
+    setting = replace(QUICK, steps=2, bn=bn)
+    model = trained()
+    data = splits()
+    sets = DataSplits(
+        data.forget, data.validate, data.validate, model.class_names, model.preprocess
+    )
+    network, _ = unlearn(model, setting, every_class(model), sets)
+    assert network.bn_folded == folded
+    assert not model.bn_folded
