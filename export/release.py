@@ -15,6 +15,7 @@ from bandstop.edit.artifact import Artifact
 from bandstop.edit.batchnorm import fold_batchnorm
 from bandstop.edit.classifier import Classifier
 from bandstop.edit.edits import GateEdit, fold
+from bandstop.edit.origin import forgotten_by
 from bandstop.edit.storage import (
     canonical_json,
     refuse_existing,
@@ -95,7 +96,7 @@ def export_release(
         model=artifact.model,
         gates=artifact.gates,
         method=manifest.method,
-        classes=tuple(manifest.request.classes) if artifact.gates is None else spec.forget,
+        classes=tuple({*forgotten_by(manifest), *spec.forget}),
         instances=len(manifest.request.instances),
         artifact_sha256=sha256(canonical_json(manifest.model_dump(mode="json"))),
         parent_sha256=manifest.parent_sha256,

@@ -8,16 +8,29 @@ import onnxruntime as ort
 import pytest
 import torch
 
-from bandstop.edit.artifact import Artifact
+from bandstop.edit.artifact import Artifact, load_artifact, save_artifact
+from bandstop.edit.batchnorm import fold_batchnorm
+from bandstop.edit.classifier import Classifier
+from bandstop.edit.edits import Edit
 from bandstop.edit.errors import InputError
+from bandstop.edit.request import ForgetRequest
 from bandstop.edit.storage import sha256, state_sha256
+from bandstop.edit.svd import SVD
 from bandstop.export import release as releases
 from bandstop.export.errors import ParityFailed, ReleaseError, SpecError
 from bandstop.export.record import Release, load_release
 from bandstop.export.release import Options, export_release, release_classifier
 from bandstop.export.repository import publish, versions
 from bandstop.export.spec import ExportSpec
-from tests.releases import CLASSES, base, gates_artifact, release_folder, weights_artifact
+from tests.releases import (
+    CLASSES,
+    base,
+    gate_edit,
+    gates_artifact,
+    release_folder,
+    weight_edit,
+    weights_artifact,
+)
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +122,32 @@ def test_edited_weights_and_the_original_are_drop_ins(place: Path, baked: Releas
         publish(release.path, repo, "pets")
     found = [(v.version, v.served, v.record and v.record.mode) for v in versions(repo)]
     assert found == [(1, False, "original"), (2, False, "baked"), (3, True, "baked")]
+
+
+SEQUENTIAL: dict[str, tuple[Callable[[Classifier], Edit], ExportSpec, list[int]]] = {
+    "weights": (weight_edit, ExportSpec("baked"), [0, 2]),
+    "a row of masks": (gate_edit, ExportSpec("baked", forget=(1,)), [0, 1]),
+    "masks": (gate_edit, ExportSpec("gated"), [0]),
+}
+
+
+@pytest.mark.parametrize("case", SEQUENTIAL)
+def test_what_earlier_edits_took_out_is_forgotten_too(case: str, tmp_path: Path) -> None:
+    make, spec, forgotten = SEQUENTIAL[case]
+    parent = base()
+    folded = fold_batchnorm(parent)
+    request = ForgetRequest((2,))
+    save_artifact(
+        tmp_path / "second",
+        folded,
+        make(folded),
+        method=SVD(),
+        request=request,
+        parent=parent,
+        forgotten_before=(0,),
+    )
+    release = export_release(load_artifact(tmp_path / "second"), spec, tmp_path / "release")
+    assert release.record.forget.classes == forgotten
 
 
 def test_nothing_is_written_when_parity_fails(
