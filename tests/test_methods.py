@@ -1,14 +1,16 @@
 """What every method promises, whatever it does: one row a method, the same tests for all."""
 
+import copy
+import functools
+import itertools
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from bandstop.edit import artifact as artifacts
 from bandstop.edit.accuracy import forget_and_retain, logits
-from bandstop.edit.arch import build
+from bandstop.edit.artifact import load_artifact, save_artifact
 from bandstop.edit.batchnorm import example, fold_batchnorm
 from bandstop.edit.classifier import Arch, Classifier
 from bandstop.edit.data import load_data
@@ -16,7 +18,7 @@ from bandstop.edit.edits import Edit, GateEdit, WeightEdit, fold
 from bandstop.edit.errors import InputError
 from bandstop.edit.images import DataSplits
 from bandstop.edit.logit_mask import LogitMask
-from bandstop.edit.method import Method, Splits
+from bandstop.edit.method import Method, split
 from bandstop.edit.methods import METHODS
 from bandstop.edit.request import ForgetRequest
 from bandstop.edit.svd import SVD
@@ -24,7 +26,6 @@ from bandstop.edit.train import Recipe, train
 from bandstop.edit.unlearn import every_class, unlearn
 from bandstop.edit.wf_net import WFNet
 
-ARCH = Arch("bandstop:resnet", {"width": 16, "blocks": "1-1"})
 DIGITS = load_data("digits")
 PREP = DIGITS.preprocess
 NAMES = ("0", "1", "2", "3")
@@ -39,8 +40,35 @@ DATA = DataSplits(
 
 
 @dataclass(frozen=True, slots=True)
+class Network:
+    """A small network and how it learns four digits in seconds."""
+
+    arch: Arch
+    recipe: Recipe
+
+
+NETWORKS = {
+    "cnn": Network(
+        Arch("bandstop:resnet", {"width": 16, "blocks": "1-1"}),
+        Recipe(epochs=8, batch=32, lr=0.1, shift=1, flip=False),
+    ),
+    "vit": Network(
+        Arch("bandstop:vit", {"patch": 4, "dim": 32, "depth": 2, "heads": 2}),
+        Recipe(epochs=25, batch=32, optimizer="adamw", lr=3e-3, shift=0, flip=False),
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
 class Case:
-    """A method at a setting that suits the toy data, and what it is allowed to leave and cost."""
+    """A method at a setting that suits the toy data, and what it is allowed to leave and cost.
+
+    Attributes:
+        method: the setting.
+        all_at_once: whether it takes no request.
+        forget_acc: of a forgotten class, at most.
+        retain_loss: of the others, at most.
+    """
 
     method: Method
     all_at_once: bool = False
@@ -48,76 +76,86 @@ class Case:
     retain_loss: float = 0.03
 
 
+# Of the Transformer's forgotten classes two of some 45 test images may be left. WF-Net may also
+# cost more there: it masks attention alone, and what a patch shows by itself passes beside all
+# masks, so that closing a class takes more of the others along.
 CASES = {
-    "svd": Case(SVD()),
-    "wf-net": Case(WFNet(steps=150, batch=64), all_at_once=True),
-    "logit-mask": Case(LogitMask(), forget_acc=0.0, retain_loss=0.0),
+    ("svd", "cnn"): Case(SVD()),
+    ("svd", "vit"): Case(SVD(), forget_acc=0.05),
+    ("wf-net", "cnn"): Case(WFNet(steps=150, batch=64), all_at_once=True),
+    ("wf-net", "vit"): Case(
+        WFNet(steps=150, batch=64, lambda1=3.0, lambda2=0.1, lr=0.3),
+        all_at_once=True,
+        forget_acc=0.05,
+        retain_loss=0.07,
+    ),
+    ("logit-mask", "cnn"): Case(LogitMask(), forget_acc=0.0, retain_loss=0.0),
+    ("logit-mask", "vit"): Case(LogitMask(), forget_acc=0.0, retain_loss=0.0),
 }
+Row = tuple[str, str]  # method and network
 
 
-@pytest.fixture(scope="module")
-def base() -> Classifier:
-    recipe = Recipe(epochs=8, batch=32, lr=0.1, shift=1, flip=False)
-    return train(ARCH, DATA, recipe, seed=0)
+@pytest.fixture(params=CASES, ids="-".join)
+def row(request: pytest.FixtureRequest) -> Row:
+    chosen: Row = request.param
+    return chosen
 
 
-@pytest.fixture(scope="module", params=CASES)
-def name(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+@functools.cache
+def base(network: str) -> Classifier:
+    return train(NETWORKS[network].arch, DATA, NETWORKS[network].recipe, seed=0)
 
 
-def asked(name: str, model: Classifier, c: int = 2) -> ForgetRequest:
-    return every_class(model) if CASES[name].all_at_once else ForgetRequest(classes=(c,))
+@functools.cache
+def edited(row: Row) -> tuple[Classifier, Edit]:
+    model = base(row[1])
+    return unlearn(model, CASES[row].method, asked(row, model), DATA)
 
 
-@pytest.fixture(scope="module")
-def edited(name: str, base: Classifier) -> tuple[Classifier, Edit]:
-    return unlearn(base, CASES[name].method, asked(name, base), DATA)
+def asked(row: Row, model: Classifier) -> ForgetRequest:
+    return every_class(model) if CASES[row].all_at_once else ForgetRequest(classes=(2,))
+
+
+def quick(row: Row) -> Method:
+    """Return the method with less work, where forgetting does not matter."""
+    method = CASES[row].method
+    return replace(method, steps=3) if isinstance(method, WFNet) else method
 
 
 def applied(folded: Classifier, edit: Edit, c: int) -> Classifier:
     forget = [c] if isinstance(edit, GateEdit) else []
-    network = fold_batchnorm(Classifier(build(ARCH, 4, 1, (8, 8)), ARCH, PREP, NAMES))
-    network.network.load_state_dict(fold(folded.network.state_dict(), edit, forget))
-    return network
+    model = folded.replaced(copy.deepcopy(folded.network))
+    model.network.load_state_dict(fold(folded.network.state_dict(), edit, forget))
+    return model
 
 
-def test_every_method_has_its_row() -> None:
-    assert CASES.keys() == METHODS.keys()
+def test_every_method_has_its_row_for_every_network() -> None:
+    assert CASES.keys() == set(itertools.product(METHODS, NETWORKS))
     assert all(METHODS[name].name == name for name in METHODS)
 
 
-def test_the_model_is_left_bit_for_bit(name: str, base: Classifier) -> None:
-    folded = fold_batchnorm(base)
+def test_the_model_is_left_bit_for_bit(row: Row) -> None:
+    folded = fold_batchnorm(base(row[1]))
     before = {k: v.clone() for k, v in folded.state_dict().items()}
     state = torch.get_rng_state()
-    request = asked(name, base)
-    data = Splits(
-        DATA.train.of_classes(request.classes),
-        DATA.train.without_classes(request.classes),
-        DATA.validate,
-    )
-    quick = CASES[name].method
-    if isinstance(quick, WFNet):
-        quick = replace(quick, steps=3)
-    quick(folded, request, data)
+    request = asked(row, folded)
+    quick(row)(folded, request, split(DATA, request))
     assert all(torch.equal(v, before[k]) for k, v in folded.state_dict().items())
     assert torch.equal(torch.get_rng_state(), state)
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in folded.modules())
     assert all(p.grad is None and p.requires_grad for p in folded.network.parameters())
 
 
-def test_the_same_seed_gives_the_same_edit(
-    name: str, base: Classifier, edited: tuple[Classifier, Edit]
-) -> None:
-    _, again = unlearn(base, CASES[name].method, asked(name, base), DATA)
-    one, two = (e.masks if isinstance(e, GateEdit) else e.weights for e in (edited[1], again))
+def test_the_same_seed_gives_the_same_edit(row: Row) -> None:
+    model = base(row[1])
+    edits = [unlearn(model, quick(row), asked(row, model), DATA)[1] for _ in range(2)]
+    one, two = (e.masks if isinstance(e, GateEdit) else e.weights for e in edits)
     assert one.keys() == two.keys()
     assert all(torch.equal(one[k], two[k]) for k in one)
 
 
-def test_names_and_shapes_fit_the_network(edited: tuple[Classifier, Edit]) -> None:
-    folded, edit = edited
+def test_names_and_shapes_fit_the_network(row: Row) -> None:
+    folded, edit = edited(row)
     state = folded.network.state_dict()
     if isinstance(edit, WeightEdit):
         assert all(state[k].shape == v.shape for k, v in edit.weights.items())
@@ -127,13 +165,12 @@ def test_names_and_shapes_fit_the_network(edited: tuple[Classifier, Edit]) -> No
         assert all(bool(((m >= 0) & (m <= 1)).all()) for m in edit.masks.values())
 
 
-def test_it_forgets_and_retains(
-    name: str, base: Classifier, edited: tuple[Classifier, Edit]
-) -> None:
-    case, (folded, edit) = CASES[name], edited
+def test_it_forgets_and_retains(row: Row) -> None:
+    case, model = CASES[row], base(row[1])
+    folded, edit = edited(row)
     labels = DATA.test.labels
     for c in range(4) if case.all_at_once else (2,):
-        before = forget_and_retain(logits(base, DATA.test).argmax(1), labels, [c])
+        before = forget_and_retain(logits(model, DATA.test).argmax(1), labels, [c])
         after = forget_and_retain(
             logits(applied(folded, edit, c), DATA.test).argmax(1), labels, [c]
         )
@@ -142,20 +179,13 @@ def test_it_forgets_and_retains(
         assert after[1] >= before[1] - case.retain_loss
 
 
-def test_it_survives_its_artifact(
-    name: str, base: Classifier, edited: tuple[Classifier, Edit], tmp_path: Path
-) -> None:
-    folded, edit = edited
-    artifacts.save_artifact(
-        tmp_path / "a",
-        folded,
-        edit,
-        method=CASES[name].method,
-        request=asked(name, base),
-        parent=base,
-    )
-    back = artifacts.load_artifact(tmp_path / "a")
-    image = example(base, 4)
+def test_it_survives_its_artifact(row: Row, tmp_path: Path) -> None:
+    case, model = CASES[row], base(row[1])
+    folded, edit = edited(row)
+    out, request = tmp_path / "a", asked(row, model)
+    save_artifact(out, folded, edit, method=case.method, request=request, parent=model)
+    back = load_artifact(out)
+    image = example(model, 4)
     if back.gates is None:
         assert torch.equal(back.model(image), applied(folded, edit, 2)(image))
     else:
@@ -171,6 +201,6 @@ def test_it_survives_its_artifact(
         (replace(DATA, preprocess=replace(PREP, channels=3)), "channels: model 1, data 3"),
     ],
 )
-def test_model_and_data_must_fit(base: Classifier, data: DataSplits, message: str) -> None:
+def test_model_and_data_must_fit(data: DataSplits, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        unlearn(base, SVD(), ForgetRequest((1,)), data)
+        unlearn(base("cnn"), SVD(), ForgetRequest((1,)), data)
