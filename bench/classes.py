@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from bandstop.cli.output import say
-from bandstop.cli.unlearn import resolve
+from bandstop.cli.settings import given_settings
 from bandstop.edit.accuracy import forget_and_retain, logits
 from bandstop.edit.checkpoint import describe_checkpoint
 from bandstop.edit.classifier import Classifier
@@ -29,7 +29,7 @@ from bandstop.edit.errors import InputError, NothingForgottenError
 from bandstop.edit.images import DataSplits, ImageSet
 from bandstop.edit.load import load_model
 from bandstop.edit.method import Method
-from bandstop.edit.methods import preset
+from bandstop.edit.methods import configured, preset
 from bandstop.edit.request import ForgetRequest, parse_forget
 from bandstop.edit.svd import SVD
 from bandstop.edit.unlearn import every_class, unlearn, unlearn_each
@@ -85,7 +85,8 @@ def run(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Forget each class in turn and print what is left, on test images."""
-    chosen = resolve(preset(method, preset_name), None, [*(settings or []), f"seed={seed}"])
+    given = given_settings(None, [*(settings or []), f"seed={seed}"])
+    chosen = configured(preset(method, preset_name), given)
     splits = data_for(model, data, seed=seed)
     parent = load_model(model, splits)
     names = parent.class_names

@@ -2,30 +2,28 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
-import yaml
-from pydantic import TypeAdapter, ValidationError
 
 from bandstop.cli.layers import show_layers
 from bandstop.cli.output import say, show
+from bandstop.cli.settings import given_settings
 from bandstop.cli.unlearn_each import unlearn_all_each
-from bandstop.edit.artifact import save_artifact
-from bandstop.edit.data_for import data_for
+from bandstop.cli.unlearn_source import Named, Source, load_source, save
 from bandstop.edit.errors import InputError
-from bandstop.edit.load import load_model
 from bandstop.edit.method import Method
-from bandstop.edit.methods import METHODS, preset
-from bandstop.edit.origin import Origin, origin_of
+from bandstop.edit.methods import METHODS, configured, preset
+from bandstop.edit.origin import Origin
 from bandstop.edit.request import ForgetRequest, parse_forget
 from bandstop.edit.storage import refuse_existing
 from bandstop.edit.unlearn import every_class, unlearn
 
 app = typer.Typer(add_completion=False)
 _ALL_AT_ONCE = ("wf-net",)
+_ALL_EACH = "all-each"
 MAX_SEED = 2**63 - 1
 
 
@@ -39,10 +37,18 @@ def run(
             "or module:factory."
         ),
     ],
-    data: Annotated[
-        str, typer.Option(help="digits, parquet:FILE, imagefolder:DIR, torchvision:NAME@ROOT.")
-    ],
     out: Annotated[Path, typer.Option(help="The artifact folder to write; must not exist.")],
+    data: Annotated[
+        str | None,
+        typer.Option(help="digits, parquet:FILE, imagefolder:DIR, torchvision:NAME@ROOT."),
+    ] = None,
+    stand_in: Annotated[
+        str | None,
+        typer.Option(
+            help="Instead of --data, where the training data is gone: synthesised, from the "
+            "network alone; or any other images, named as for --data, without regard to labels."
+        ),
+    ] = None,
     forget: Annotated[
         str | None,
         typer.Option(
@@ -54,7 +60,7 @@ def run(
         Path | None, typer.Option(help="Weights for torchvision:, timm: or module:factory.")
     ] = None,
     preset_name: Annotated[
-        str, typer.Option("--preset", help="default, or paper for the paper's setting.")
+        str, typer.Option("--preset", help="default, paper, or one for a network, as small-resnet.")
     ] = "default",
     config: Annotated[
         Path | None, typer.Option("-c", "--config", help="YAML with the method's settings.")
@@ -87,108 +93,72 @@ def run(
     Example: bandstop unlearn svd --model base.safetensors --data digits --forget 3 --out no-three
     """
     given = [*(settings or []), *([] if seed is None else [f"seed={seed}"])]
-    chosen = resolve(preset(method, preset_name), config, given)
+    chosen = configured(preset(method, preset_name), given_settings(config, given))
     if dry_run:
         show({"method": method, **asdict(chosen)}, as_json=as_json)  # type: ignore[call-overload]  # a Method is a dataclass, which a Protocol cannot say
         return
-    each = forget == "all-each"
-    if resume and not each:
-        raise InputError("--resume goes with --forget all-each alone")
-    if not (resume and out.is_dir()):
-        refuse_existing(out)
-    if (forget is None) != (method in _ALL_AT_ONCE):
-        wanted = "unlearns every class in one run, so leave --forget out"
-        raise InputError(
-            f"{method} {wanted if forget is not None else 'needs --forget NAME|INDEX[,..]'}"
-        )
-    origin = origin_of(model)
-    if origin.split_seed is None:
-        origin = replace(origin, split_seed=chosen.seed)
-    splits = data_for(model, data, seed=chosen.seed, image_size=image_size)
-    parent = load_model(model, splits, checkpoint=checkpoint, trust_factory=trust_factory)
-    if each:
-        show(unlearn_all_each(out, parent, chosen, splits, origin), as_json=as_json)
-        return
-    request = every_class(parent) if forget is None else asked(forget, parent.class_names, origin)
+    _check_asked(method, forget, out, resume=resume)
+    named = Named(model, data, stand_in, checkpoint, image_size, trust_factory)
+    source = load_source(named, chosen.seed)
+    if forget == _ALL_EACH:
+        show(unlearn_all_each(out, source, chosen), as_json=as_json)
+    else:
+        show(unlearn_once(out, source, chosen, forget), as_json=as_json)
+
+
+def unlearn_once(
+    out: Path, source: Source, method: Method, forget: str | None
+) -> dict[str, object]:
+    """Write the artifact `out` of one run of `method`; return what was done.
+
+    Raises:
+        InputError: see `asked`, or what the method cannot work with.
+        NothingForgottenError, DivergedError: see the method.
+    """
+    names, origin = source.model.class_names, source.origin
+    request = every_class(source.model) if forget is None else asked(forget, names, origin)
     started = time.perf_counter()
-    folded, edit = unlearn(parent, chosen, request, splits)
+    folded, edit = unlearn(source.model, method, request, source.data)
     seconds = time.perf_counter() - started
-    save_artifact(
-        out,
-        folded,
-        edit,
-        method=chosen,
-        request=request,
-        parent=parent,
-        forgotten_before=origin.forgotten,
-        split_seed=origin.split_seed,
-    )
+    save(out, source, method, request, folded, edit)
     show_layers(edit.found)
     say(f"forgetting took {seconds:.1f} s")
     result: dict[str, object] = {
         "artifact": str(out),
-        "method": method,
-        "forget": [parent.class_names[c] for c in request.classes],
+        "method": method.name,
+        "forget": [names[c] for c in request.classes],
         "unlearn_seconds": round(seconds, 3),
     }
     if origin.forgotten:
-        result["forgotten_before"] = [parent.class_names[c] for c in origin.forgotten]
-    show(result, as_json=as_json)
+        result["forgotten_before"] = [names[c] for c in origin.forgotten]
+    if source.stand_in is not None:
+        result["stand_in"] = source.stand_in
+    return result
 
 
 def asked(forget: str, class_names: Sequence[str], origin: Origin) -> ForgetRequest:
     """Return the request that `--forget` makes of a model with this past.
 
     Raises:
-        InputError: see `parse_forget`; or a class is forgotten already, or none would be left.
+        InputError: see `parse_forget`; or a class is not known any more, or none would be left.
     """
     request = parse_forget(forget, class_names)
     again = [class_names[c] for c in request.classes if c in origin.forgotten]
     if again:
-        raise InputError(f"forget: the model has forgotten {', '.join(again)} already")
+        raise InputError(
+            f"forget: the model has forgotten {', '.join(again)} already, or was trained without"
+        )
     if len(request.classes) + len(origin.forgotten) == len(class_names):
         raise InputError("forget: no class would be left, counting those forgotten before")
     return request
 
 
-def resolve(base: Method, config: Path | None, settings: list[str]) -> Method:
-    """Return `base` with the settings of a YAML file and of `key=value` texts put on top.
-
-    Raises:
-        InputError: an unknown key, or a value of another type; all of them in one line.
-    """
-    given = {} if config is None else _read_yaml(config)
-    for text in settings:
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise InputError(f"--set {text}: expected key=value")
-        given[key] = _read_value(text, value)
-    known = [f.name for f in fields(base)]  # type: ignore[arg-type]  # a dataclass, see Method
-    unknown = [key for key in given if key not in known]
-    if unknown:
-        raise InputError(f"unknown setting {', '.join(unknown)}; expected {', '.join(known)}")
-    values = {name: getattr(base, name) for name in known} | given
-    try:
-        return TypeAdapter(type(base)).validate_python(values)
-    except ValidationError as error:
-        lines = [
-            f"{(*e['loc'], 'setting')[0]}: {e['msg']}" for e in error.errors(include_url=False)
-        ]
-        raise InputError("; ".join(lines)) from error
-
-
-def _read_value(text: str, value: str) -> object:
-    try:
-        return yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise InputError(f"--set {text}: the value is not readable YAML") from error
-
-
-def _read_yaml(config: Path) -> dict[str, object]:
-    try:
-        given = yaml.safe_load(config.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{config}: not readable YAML ({' '.join(str(error).split())})") from error
-    if not isinstance(given, dict) or not all(isinstance(key, str) for key in given):
-        raise InputError(f"{config}: expected a mapping of settings")
-    return given
+def _check_asked(method: str, forget: str | None, out: Path, *, resume: bool) -> None:
+    if resume and forget != _ALL_EACH:
+        raise InputError("--resume goes with --forget all-each alone")
+    if not (resume and out.is_dir()):
+        refuse_existing(out)
+    if forget is None and method not in _ALL_AT_ONCE:
+        raise InputError(f"{method} needs --forget NAME|INDEX[,..]")
+    if forget is not None and method in _ALL_AT_ONCE:
+        raise InputError(f"{method} unlearns every class in one run, so leave --forget out")

@@ -2,15 +2,14 @@
 
 import re
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from bandstop.cli.output import say
-from bandstop.edit.artifact import params_of, read_manifest, save_artifact
-from bandstop.edit.classifier import Classifier
+from bandstop.cli.unlearn_source import Source, save
+from bandstop.edit.artifact import params_of, read_manifest
 from bandstop.edit.errors import InputError, NothingForgottenError
-from bandstop.edit.images import DataSplits
 from bandstop.edit.method import Method
-from bandstop.edit.origin import Origin
 from bandstop.edit.request import ForgetRequest
 from bandstop.edit.storage import state_sha256
 from bandstop.edit.svd import SVD
@@ -19,9 +18,7 @@ from bandstop.edit.unlearn import unlearn_each
 _LONGEST_NAME = 40
 
 
-def unlearn_all_each(
-    out: Path, parent: Classifier, method: Method, data: DataSplits, origin: Origin
-) -> dict[str, object]:
+def unlearn_all_each(out: Path, source: Source, method: Method) -> dict[str, object]:
     """Write an artifact a class into the folder `out`; return what was done.
 
     Classes whose artifact is there already are left alone. Each artifact appears complete or not
@@ -32,30 +29,22 @@ def unlearn_all_each(
     """
     if not isinstance(method, SVD):
         raise InputError(f"--forget all-each is for svd, not for {method.name}")
-    classes = [c for c in range(parent.num_classes) if c not in origin.forgotten]
+    parent = source.model
+    classes = [c for c in range(parent.num_classes) if c not in source.origin.forgotten]
     folders = {c: out / folder_name(c, parent.class_names) for c in classes}
-    finished = [c for c in classes if folders[c].exists()]
-    _check_same(finished, folders, parent, method)
+    finished = {c: folder for c, folder in folders.items() if folder.exists()}
+    _check_same(finished, source, method)
     out.mkdir(exist_ok=True)
     started = time.perf_counter()
     remaining = [c for c in classes if c not in finished]
-    folded, edits = unlearn_each(parent, method, remaining, data)
+    folded, edits = unlearn_each(parent, method, remaining, source.data)
     failed = []
     for c, edit in edits if remaining else ():
         if isinstance(edit, NothingForgottenError):
             say(f"{parent.class_names[c]}: {edit}")
             failed.append(c)
             continue
-        save_artifact(
-            folders[c],
-            folded,
-            edit,
-            method=method,
-            request=ForgetRequest((c,)),
-            parent=parent,
-            forgotten_before=origin.forgotten,
-            split_seed=origin.split_seed,
-        )
+        save(folders[c], source, method, ForgetRequest((c,)), folded, edit)
         say(f"{parent.class_names[c]}: {folders[c]}")
     return {
         "artifacts": [str(folders[c]) for c in classes if c not in failed],
@@ -72,19 +61,19 @@ def folder_name(c: int, class_names: tuple[str, ...]) -> str:
     return f"{c:0{width}}-{name}" if name else f"{c:0{width}}"
 
 
-def _check_same(
-    finished: list[int], folders: dict[int, Path], parent: Classifier, method: SVD
-) -> None:
-    digest = state_sha256(parent.network.state_dict()) if finished else ""
-    wanted = (params_of(method), method.seed, digest)
+def _check_same(finished: Mapping[int, Path], source: Source, method: SVD) -> None:
+    if not finished:
+        return
+    digest = state_sha256(source.model.network.state_dict())
+    wanted = (params_of(method), method.seed, digest, source.stand_in)
     other = []
-    for c in finished:
-        manifest = read_manifest(folders[c])
-        same = (manifest.params, manifest.seed, manifest.parent_sha256) == wanted
-        if not same or manifest.request.classes != [c]:
-            other.append(str(folders[c]))
+    for c, folder in finished.items():
+        found = read_manifest(folder)
+        same = (found.params, found.seed, found.parent_sha256, found.stand_in) == wanted
+        if not same or found.request.classes != [c]:
+            other.append(str(folder))
     if other:
         raise InputError(
-            f"{', '.join(other[:3])} was made from another model or with other settings; "
+            f"{', '.join(other[:3])} was made from another model or data or with other settings; "
             "choose another --out"
         )

@@ -67,6 +67,8 @@ class Manifest(Strict):
         parent_sha256: digest of the weights that the edit started from, BatchNorm not yet folded.
         forgotten_before: the classes that earlier edits of the same network took out.
         split_seed: divided the data that the network was trained on; None where nothing says so.
+        stand_in: what stood in for the training images, `synthesised` or a kind of data; None
+            where they were at hand.
     """
 
     format: Literal["bandstop-artifact/1"]
@@ -85,6 +87,7 @@ class Manifest(Strict):
     files: dict[Literal["model.safetensors", "gates.safetensors"], FileRecord]
     forgotten_before: tuple[int, ...] = ()
     split_seed: int | None = None
+    stand_in: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +115,7 @@ def save_artifact(
     parent: Classifier,
     forgotten_before: Sequence[int] = (),
     split_seed: int | None = None,
+    stand_in: str | None = None,
 ) -> Manifest:
     """Write the artifact folder `out`, which appears complete or not at all.
 
@@ -124,6 +128,7 @@ def save_artifact(
         parent: the network that the user gave; only a digest of its weights is kept.
         forgotten_before: the classes that `parent` has forgotten already.
         split_seed: of the data that `parent` was trained on.
+        stand_in: what stood in for its training images.
     """
     state = model.network.state_dict()
     files = {MODEL: tensors.dump(state if isinstance(edit, GateEdit) else fold(state, edit))}
@@ -149,6 +154,7 @@ def save_artifact(
                 },
                 "forgotten_before": list(forgotten_before),
                 "split_seed": split_seed,
+                "stand_in": stand_in,
             }
         )
     )

@@ -24,8 +24,9 @@ def data_for(model: str, spec: str, *, seed: int = 0, image_size: int | None = N
     image it was trained on comes back as a test image. A timm model is shown images as timm
     itself does. Any other gets images as they are, normalised by the statistics of the data.
 
-    What an artifact has forgotten is neither learnt nor validated on: its classes are left out of
-    the training and validation images, and stay among the test images.
+    What an artifact has forgotten, or a checkpoint was trained without, is neither learnt nor
+    validated on: these classes are left out of the training and validation images, and stay among
+    the test images.
 
     Args:
         model: see `load_model`.

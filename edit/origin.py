@@ -13,7 +13,8 @@ class Origin:
 
     Attributes:
         split_seed: divided the data that it was trained on; None where nothing says so.
-        forgotten: the classes that earlier edits took out, ascending.
+        forgotten: the classes that earlier edits took out or that it was trained without,
+            ascending.
     """
 
     split_seed: int | None = None
@@ -41,7 +42,8 @@ def origin_of(model: str) -> Origin:
         manifest = read_manifest(Path(model))
         return Origin(manifest.split_seed, forgotten_by(manifest))
     if is_checkpoint(model):
-        return Origin(describe_checkpoint(Path(model)).seed)
+        described = describe_checkpoint(Path(model))
+        return Origin(described.seed, tuple(sorted(described.without)))
     return Origin()
 
 

@@ -31,3 +31,9 @@ def stand_in(model: Classifier, source: str, *, seed: int = 0) -> DataSplits:
             "give the checkpoint it came from, or images"
         )
     return synthesised_data(model, Synthesis(seed=seed))
+
+
+def kind_of(source: str) -> str:
+    """Return what may be told of `source` elsewhere: what it is, not where it lies."""
+    kind, _, name = source.partition(":")
+    return f"{kind}:{name.partition('@')[0]}" if kind == "torchvision" else kind

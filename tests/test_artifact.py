@@ -104,6 +104,24 @@ def test_gates_come_back_beside_the_untouched_backbone(tmp_path: Path) -> None:
     assert all(torch.equal(state[n], v) for n, v in folded.network.state_dict().items())
 
 
+def test_what_stood_in_for_the_data_is_kept_and_old_manifests_have_no_such_field(
+    tmp_path: Path,
+) -> None:
+    parent = base()
+    folded = fold_batchnorm(parent)
+    edit, request = weight_edit(folded), ForgetRequest(classes=(1,))
+    out = tmp_path / "a"
+    save_artifact(
+        out, folded, edit, method=SVD(), request=request, parent=parent, stand_in="synthesised"
+    )
+    assert load_artifact(out).manifest.stand_in == "synthesised"
+    manifest = json.loads((out / "manifest.json").read_bytes())
+    for later in ("stand_in", "split_seed", "forgotten_before"):
+        del manifest[later]
+    (out / "manifest.json").write_bytes(canonical_json(manifest))
+    assert load_artifact(out).manifest.stand_in is None
+
+
 def test_the_parents_tensors_are_not_kept_beside_edited_ones(weights: Path) -> None:
     parent = fold_batchnorm(base()).network.state_dict()["fc.weight"].numpy().tobytes()
     assert not any(parent in file.read_bytes() for file in weights.iterdir())

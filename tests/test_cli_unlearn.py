@@ -1,4 +1,4 @@
-"""`bandstop unlearn svd` in a row and for every class, on small pictures of digits."""
+"""`bandstop unlearn svd`: in a row, for every class, without the data, on pictures of digits."""
 
 import json
 from pathlib import Path
@@ -9,15 +9,17 @@ import torch
 from bandstop.cli.layers import show_layers
 from bandstop.cli.main import main
 from bandstop.cli.unlearn_each import folder_name
+from bandstop.edit import stand_in
 from bandstop.edit.accuracy import logits
 from bandstop.edit.artifact import load_artifact, read_manifest
-from bandstop.edit.checkpoint import save_checkpoint
+from bandstop.edit.checkpoint import load_checkpoint, save_checkpoint
 from bandstop.edit.classifier import Arch
 from bandstop.edit.data import load_data
 from bandstop.edit.data_for import data_for
 from bandstop.edit.edits import WeightEdit
 from bandstop.edit.origin import origin_of
 from bandstop.edit.svd import SVD
+from bandstop.edit.synthesise import Synthesis
 from bandstop.edit.train import Recipe, train
 
 DATA = load_data("digits", seed=3)
@@ -35,6 +37,11 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def unlearn(model: Path, out: Path, forget: str, *more: str) -> int:
     argv = ["unlearn", "svd", "--model", str(model), "--data", "digits", "--out", str(out)]
+    return main([*argv, "--forget", forget, "--json", *more])
+
+
+def without_data(model: Path, out: Path, source: str, forget: str, *more: str) -> int:
+    argv = ["unlearn", "svd", "--model", str(model), "--stand-in", source, "--out", str(out)]
     return main([*argv, "--forget", forget, "--json", *more])
 
 
@@ -81,6 +88,72 @@ def test_a_class_is_forgotten_once(
     assert not (tmp_path / "b").exists()
 
 
+def test_what_a_checkpoint_was_trained_without_counts_as_forgotten(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tmp_path / "reference.safetensors"
+    save_checkpoint(model, load_checkpoint(base), seed=3, without=(7, 2))
+    assert origin_of(str(model)).forgotten == (2, 7)
+    data = data_for(str(model), "digits")
+    for images in (data.train, data.validate):
+        assert sorted(images.labels.unique().tolist()) == [0, 1, 3, 4, 5, 6, 8, 9]
+    assert torch.equal(data.test.index, DATA.test.index)
+    assert unlearn(model, tmp_path / "a", "2") == 2
+    assert "has forgotten 2 already, or was trained without" in capsys.readouterr().err
+    assert unlearn(model, tmp_path / "a", "5", *QUICK) == 0
+    assert read_manifest(tmp_path / "a").forgotten_before == (2, 7)
+
+
+@pytest.mark.parametrize("source", ["synthesised", "digits"])
+def test_a_class_is_forgotten_without_the_training_data(
+    source: str,
+    base: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(stand_in, "Synthesis", lambda seed: Synthesis(40, 40, seed=seed))
+    assert without_data(base, tmp_path / "a", source, "5") == 0
+    assert json.loads(capsys.readouterr().out)["stand_in"] == source
+    manifest = read_manifest(tmp_path / "a")
+    assert (manifest.stand_in, manifest.request.classes) == (source, [5])
+    assert manifest.split_seed == 3
+    left = recognised(tmp_path / "a")
+    assert left[5] <= 0.1
+    assert (left.sum() - left[5]) / 9 >= 0.85
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ((), "say --data D, or --stand-in"),
+        (("--data", "digits", "--stand-in", "synthesised"), "exclude each other"),
+        (("--stand-in", "digits", "--model", "torchvision:resnet18"), "needs a checkpoint"),
+        (("--stand-in", "digits", "--image-size", "8"), "leave --checkpoint and --image-size out"),
+        (("--stand-in", "digit"), "no data 'digit'"),
+    ],
+)
+def test_the_data_or_what_stands_in_for_it(
+    names: tuple[str, ...],
+    message: str,
+    base: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    argv = ["unlearn", "svd", "--model", str(base), "--forget", "5"]
+    assert main([*argv, "--out", str(tmp_path / "a"), *names]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "a").exists()
+
+
+def test_an_artifact_has_no_stand_in(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert unlearn(base, tmp_path / "a", "5", *QUICK) == 0
+    assert without_data(tmp_path / "a", tmp_path / "b", "digits", "3") == 2
+    assert "--stand-in needs a checkpoint" in capsys.readouterr().err
+
+
 def test_every_class_gets_its_artifact(
     base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -117,6 +190,8 @@ def test_an_interrupted_run_keeps_what_is_finished_and_goes_on(
     assert "exists" in capsys.readouterr().err
     assert unlearn(base, out, "all-each", "--resume", "--set", "alpha_r=[30.0]") == 2
     assert "other settings" in capsys.readouterr().err
+    assert without_data(base, out, "digits", "all-each", "--resume", *QUICK) == 2
+    assert "another model or data" in capsys.readouterr().err
     assert unlearn(base, out, "all-each", "--resume", *QUICK) == 0
     assert len(json.loads(capsys.readouterr().out)["artifacts"]) == 10
     assert len(list(out.iterdir())) == 10

@@ -9,7 +9,7 @@ from bandstop.edit.batchnorm import fold_batchnorm
 from bandstop.edit.classifier import Classifier
 from bandstop.edit.errors import InputError
 from bandstop.edit.images import ImageSet
-from bandstop.edit.stand_in import stand_in
+from bandstop.edit.stand_in import kind_of, stand_in
 from bandstop.edit.substitute import Substitute, substitute_data
 from bandstop.edit.synthesise import Synthesis, synthesised_data
 from tests.networks import classifier, trained
@@ -50,3 +50,17 @@ def test_nothing_is_made_from_a_folded_network() -> None:
 def test_an_unknown_source_is_refused() -> None:
     with pytest.raises(InputError, match="no data 'synthetic'"):
         stand_in(trained(), "synthetic")
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        ("synthesised", "synthesised"),
+        ("digits", "digits"),
+        ("parquet:/home/me/train.parquet", "parquet"),
+        ("imagefolder:/home/me/photos", "imagefolder"),
+        ("torchvision:CIFAR10@/home/me", "torchvision:CIFAR10"),
+    ],
+)
+def test_what_is_told_of_a_source_names_no_place(source: str, told: str) -> None:
+    assert kind_of(source) == told
