@@ -9,7 +9,7 @@ once, where theirs unfold a batch at every layer before. Full maps are unfolded.
 import math
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from bandstop.edit.classifier import Classifier
 from bandstop.edit.images import ImageSet
 from bandstop.edit.moments import editable_layers, layer_rows, weight_matrix
-from bandstop.edit.svd import SVD
+from bandstop.edit.svd import PAPER, SVD
 
 Space = tuple[Tensor, Tensor]  # basis (d, min(n, d)) and normalised energies
 
@@ -44,7 +44,8 @@ class Paper:
 
     def as_ours(self, retain: int, forget: int) -> SVD:
         """Return our method at this one point, on so many images of each side."""
-        return SVD(
+        return replace(
+            PAPER,
             alpha_r=(self.alpha_r,),
             alpha_f=(self.alpha_f,),
             retain_images=retain,

@@ -66,6 +66,21 @@ def chosen_layers(
     return {name: known[name] for name in names[-last if last else None :]}
 
 
+def layer_strengths(layers: Sequence[str], depth: float, head: float) -> dict[str, float]:
+    """Return by what the change of each layer is multiplied, `(l / L) ** depth`; the last: `head`.
+
+    Args:
+        layers: names from the first, l = 1, to the last, l = L.
+        depth: 0 changes all layers alike, as in the paper. What early layers read is shared by all
+            classes, so changing them costs more than it removes.
+        head: 1 as in the paper. Projected onto what is shared, a forgotten image keeps a logit of
+            its class around zero, which may still be the highest; 2 turns it to the other side.
+    """
+    count = len(layers)
+    strengths = {name: (i / count) ** depth for i, name in enumerate(layers, 1)}
+    return strengths | {layers[-1]: head}
+
+
 def unit_moments(
     model: Classifier,
     images: ImageSet,
@@ -89,6 +104,7 @@ class Grid:
         retain: Spaces,
         forget: Spaces,
         *,
+        strengths: Mapping[str, float] | None = None,
         keep_factors: bool = True,
     ) -> None:
         """Keep the layers and the normalised moments of both sides.
@@ -97,10 +113,12 @@ class Grid:
             layers: what is edited.
             retain: moments of what is kept.
             forget: moments of what is forgotten.
+            strengths: by what each layer's change is multiplied; None: 1, as in the paper.
             keep_factors: whether any alpha_f comes again with another alpha_r.
         """
         self.keep_factors = keep_factors
         self.layers = layers
+        self.strengths = strengths or dict.fromkeys(layers, 1.0)
         self.retain = retain
         self.forget = forget
         self._not_shared: tuple[float, Weights] = (-1.0, {})
@@ -108,7 +126,7 @@ class Grid:
         self._last: tuple[float, float, Weights] = (-1.0, -1.0, {})
 
     def weights(self, alpha_r: float, alpha_f: float) -> Weights:
-        """Return the edited weight of every layer, `W - W (I - P_r) P_f`."""
+        """Return the edited weight of every layer, `W - strength W (I - P_r) P_f`."""
         if self._last[:2] != (alpha_r, alpha_f):
             self._last = (alpha_r, alpha_f, self._edited(alpha_r, alpha_f))
         return self._last[2]
@@ -125,8 +143,9 @@ class Grid:
             )
         edited = {}
         for name, layer in self.layers.items():
+            matrix, strength = _matrix(layer), self.strengths[name]
             weight = without_forget_space(
-                _matrix(layer),
+                matrix,
                 self.retain[name],
                 self.forget[name],
                 alpha_r,
@@ -134,6 +153,8 @@ class Grid:
                 rest=self._not_shared[1][name],
                 cholesky=self._factor(name, alpha_f),
             )
+            if strength != 1:
+                weight = matrix + strength * (weight - matrix)
             old = weight_of(layer)
             edited[weight_name(name, layer)] = weight.reshape(old.shape).to(old.dtype)
         return edited

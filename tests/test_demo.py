@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -23,7 +24,7 @@ from bandstop.edit.data import load_data
 from bandstop.edit.method import split
 from bandstop.edit.moments import editable_layers
 from bandstop.edit.request import ForgetRequest
-from bandstop.edit.svd import SVD
+from bandstop.edit.svd import PAPER
 from bandstop.export.parity import masked_logits
 from bandstop.serve.triton import start
 from tests.test_svd import paper_way
@@ -121,7 +122,8 @@ def test_every_layer_is_edited(demo: Path, result: dict[str, Any]) -> None:
 def test_the_closed_form_equals_the_papers_svd_on_this_network(gated: Artifact) -> None:
     model = gated.model  # the frozen backbone, BatchNorm folded
     data = split(load_data("digits", seed=SEED), ForgetRequest((7,)))
-    setting = SVD(alpha_r=(100.0,), alpha_f=(3.0,), retain_images=9999, forget_images=9999)
+    paper = replace(PAPER, alpha_r=(100.0,), alpha_f=(3.0,))
+    setting = replace(paper, retain_images=9999, forget_images=9999, max_rows=None)
     edit = setting(model, ForgetRequest((7,)), data)
     want = paper_way(model, data, 100.0, 3.0)
     for name, weight in edit.weights.items():

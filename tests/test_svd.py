@@ -31,7 +31,9 @@ from bandstop.edit.svd_grid import ClassMoments, Grid, chosen_layers, unit_momen
 from tests.networks import classifier, corners, tiny, trained
 
 FORGET = ForgetRequest(classes=(2,))
-ONE_POINT = SVD(alpha_r=(30.0,), alpha_f=(10.0,), retain_images=999, forget_images=999)
+ONE_POINT = SVD(
+    alpha_r=(30.0,), alpha_f=(10.0,), retain_images=999, forget_images=999, depth=0.0, head=1.0
+)
 
 
 def splits(count: int = 80) -> Splits:
@@ -99,6 +101,25 @@ def test_only_kernels_change_and_every_layer_does() -> None:
         old = model.network.state_dict()[name]
         assert weight.shape == old.shape
         assert weight.dtype == old.dtype
+
+
+def test_layers_are_changed_by_their_share_of_the_papers_edit() -> None:
+    model = fold_batchnorm(trained())
+    state = model.network.state_dict()
+    paper = ONE_POINT(model, FORGET, splits()).weights
+    ours = replace(ONE_POINT, depth=2.0, head=1.5)(model, FORGET, splits()).weights
+    count = len(paper)
+    shares = [(i / count) ** 2 for i in range(1, count)] + [1.5]
+    for (name, weight), share in zip(paper.items(), shares, strict=True):
+        want = state[name] + share * (weight - state[name])
+        torch.testing.assert_close(ours[name], want, rtol=0, atol=1e-6)
+
+
+def test_grid_points_are_compared_on_so_many_images_of_each_side() -> None:
+    few = replace(ONE_POINT, compare="accuracy", validate_images=7)
+    trial = few(fold_batchnorm(trained()), FORGET, splits()).found["trials"]
+    assert isinstance(trial, list)
+    assert all(round(7 * share, 6) == round(7 * share) for share in trial[0][2:4])
 
 
 def test_fold_then_edit_equals_edit_then_fold() -> None:
@@ -178,6 +199,8 @@ def test_unusable_settings_and_empty_sets_are_refused(
         (lambda: SVD(alpha_f=(float("nan"),)), "alpha_f"),
         (lambda: SVD(alpha_r=(float("inf"),), forget_images=0), "alpha_r .*; forget_images"),
         (lambda: SVD(retain_images=-5), "retain_images must be 1 or more, got -5"),
+        (lambda: SVD(depth=-1.0, head=float("nan")), "depth must be .*; head must be"),
+        (lambda: SVD(validate_images=0), "validate_images must be 1 or more, got 0"),
         (lambda: SVD(max_rows=0), "max_rows must be 1 or more, got 0"),
     ],
 )

@@ -1,5 +1,7 @@
 """The paper's two-dimensional demonstration: four Gaussians, a small MLP with BatchNorm."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
@@ -8,7 +10,7 @@ from bandstop.edit.classifier import Arch, Classifier
 from bandstop.edit.edits import fold
 from bandstop.edit.images import DataSplits, ImageSet, Preprocess
 from bandstop.edit.request import ForgetRequest
-from bandstop.edit.svd import SVD
+from bandstop.edit.svd import PAPER
 from bandstop.edit.unlearn import unlearn
 
 CENTRES = torch.tensor([[-1.0, -1.0], [-1.0, 1.0], [1.0, -1.0], [1.0, 1.0]])
@@ -56,7 +58,8 @@ def test_one_gaussian_is_forgotten_and_the_others_stay_near_a_retrained_network(
     data = DataSplits(train, validate, test, NAMES, Preprocess((1, 2), 1, (0.5,), (1 / SPAN,)))
     base = network(train)
     assert measured(base, test)[0] >= 0.9
-    setting = SVD(alpha_r=(1.0, 3.0, 10.0, 30.0, 100.0, 300.0), retain_images=3000)
+    alphas = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
+    setting = replace(PAPER, alpha_r=alphas, alpha_f=alphas, retain_images=3000)
     folded, edit = unlearn(base, setting, ForgetRequest((0,)), data)
     folded.network.load_state_dict(fold(folded.network.state_dict(), edit))
     forget, retain = measured(folded, test)
