@@ -8,7 +8,7 @@ import typer
 
 from bandstop.cli.main import INTERRUPTED, USAGE, explain
 
-BENCHMARKS = {"edit": "bandstop.bench.edit:app"}
+BENCHMARKS = {"classes": "bandstop.bench.classes:app", "edit": "bandstop.bench.edit:app"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
