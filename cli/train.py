@@ -10,7 +10,7 @@ import typer
 from bandstop.cli.output import show
 from bandstop.edit.accuracy import accuracy, logits
 from bandstop.edit.arch import parse_arch
-from bandstop.edit.checkpoint import save_checkpoint
+from bandstop.edit.checkpoint import load_checkpoint, save_checkpoint
 from bandstop.edit.data import load_data
 from bandstop.edit.errors import InputError
 from bandstop.edit.request import parse_forget
@@ -41,6 +41,9 @@ def run(
     without: Annotated[
         str | None,
         typer.Option(help="Leave out classes, as cat,3,#4: the retrained reference of forgetting."),
+    ] = None,
+    init: Annotated[
+        Path | None, typer.Option(help="Start from the weights of this checkpoint.")
     ] = None,
     image_size: Annotated[
         int | None, typer.Option(min=1, help="Stretch images to this height and width.")
@@ -78,12 +81,14 @@ def run(
         batch=recipe.batch if batch is None else batch,
         label_smoothing=recipe.label_smoothing if label_smoothing is None else label_smoothing,
     )
+    start = None if init is None else load_checkpoint(init, trust_factory=trust_factory)
     model = train(
         chosen,
         seen,
         recipe,
         seed=seed,
         device=where,
+        start=None if start is None else start.network.state_dict(),
         partial=partial,
         trust_factory=trust_factory,
     )

@@ -2,13 +2,13 @@
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bandstop.edit.accuracy import accuracy, logits
@@ -104,6 +104,7 @@ def train(
     *,
     seed: int = 0,
     device: str = "cpu",
+    start: Mapping[str, Tensor] | None = None,
     partial: Path | None = None,
     trust_factory: bool = False,
 ) -> Classifier:
@@ -115,12 +116,13 @@ def train(
         recipe: how to train.
         seed: of weights, order and augmentation; the same seed gives the same bytes on the CPU.
         device: where to train.
+        start: the weights to start from, of a network of the same kind; None draws them.
         partial: the state is written here after every epoch, and read from here when it exists;
             a run that was interrupted and goes on ends with the same bytes.
         trust_factory: see `build`.
 
     Raises:
-        InputError: too few images, or `partial` is of another training.
+        InputError: too few images, `start` is of another network, or `partial` of another training.
         ArtifactError: `partial` is corrupt.
         DivergedError: the loss became NaN or infinite.
     """
@@ -130,8 +132,10 @@ def train(
     network = build(
         arch, len(names), prep.channels, prep.size, seed=seed, trust_factory=trust_factory
     )
+    if start is not None:
+        _load_(network, start, arch)
     training = _start(Classifier(network, arch, prep, names).to(device), data, recipe, seed)
-    settings = _settings(arch, data, recipe, seed)
+    settings = _settings(arch, data, recipe, seed, start)
     if partial is not None and partial.exists():
         restore_(training, settings, partial)
     for _ in progress(range(training.epoch, recipe.epochs), "train"):
@@ -174,7 +178,21 @@ def one_cycle(step: int, steps: int, warm_up: float) -> float:
     return (1 + math.cos(math.pi * (step - peak) / (steps - peak))) / 2
 
 
-def _settings(arch: Arch, data: DataSplits, recipe: Recipe, seed: int) -> str:
+def _load_(network: nn.Module, start: Mapping[str, Tensor], arch: Arch) -> None:
+    try:
+        network.load_state_dict(start)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:160]
+        raise InputError(f"the weights to start from do not fit {arch.name}: {reason}") from error
+
+
+def _settings(
+    arch: Arch,
+    data: DataSplits,
+    recipe: Recipe,
+    seed: int,
+    start: Mapping[str, Tensor] | None,
+) -> str:
     """Return a digest of all that decides the outcome."""
     parts = (data.train.index, data.train.labels, data.validate.index, data.validate.labels)
     record = {
@@ -183,9 +201,15 @@ def _settings(arch: Arch, data: DataSplits, recipe: Recipe, seed: int) -> str:
         "seed": seed,
         "classes": data.class_names,
         "preprocess": asdict(data.preprocess),
-        "images": [hashlib.sha256(part.numpy().tobytes()).hexdigest() for part in parts],
+        "images": [_digest(part) for part in parts],
     }
+    if start is not None:
+        record["start"] = {name: _digest(value) for name, value in sorted(start.items())}
     return sha256(canonical_json(record))
+
+
+def _digest(values: Tensor) -> str:
+    return hashlib.sha256(values.contiguous().numpy().tobytes()).hexdigest()
 
 
 def _epoch_(training: Training, images: ImageSet, recipe: Recipe) -> None:
