@@ -4,6 +4,7 @@ Beside each row stand the original network, the logit mask (the trivial edit) an
 trained, the network that never saw the class.
 """
 
+import copy
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,6 +33,7 @@ from bandstop.edit.method import Method
 from bandstop.edit.methods import configured, preset
 from bandstop.edit.request import ForgetRequest, parse_forget
 from bandstop.edit.svd import SVD
+from bandstop.edit.train import without_classes
 from bandstop.edit.unlearn import every_class, unlearn, unlearn_each
 from bandstop.edit.wf_net import WFNet
 
@@ -47,6 +49,7 @@ class Row:
         original: forget and retain accuracy of the network as it was.
         masked_retain: retain accuracy when only these logits are taken away; forget is 0.
         edited: forget and retain accuracy of the edited network.
+        worst: the highest accuracy of a forgotten class in the edited network.
         retrained: the same of a network trained without these classes; None where there is none.
         found: what the method chose for these classes.
     """
@@ -55,6 +58,7 @@ class Row:
     original: tuple[float, float]
     masked_retain: float
     edited: tuple[float, float]
+    worst: float
     retrained: tuple[float, float] | None = None
     found: Mapping[str, object] | None = None
 
@@ -78,6 +82,9 @@ def run(
     each: Annotated[
         bool, typer.Option("--each", help="svd: all classes from one pass over the images.")
     ] = False,
+    sequential: Annotated[
+        bool, typer.Option("--sequential", help="svd: each class on top of those before it.")
+    ] = False,
     retrained: Annotated[
         list[Path] | None, typer.Option(help="Checkpoints of bandstop train --without.")
     ] = None,
@@ -95,7 +102,12 @@ def run(
     before = logits(parent, splits.test)
     rows, seconds = [], 0.0
     started = time.perf_counter()
-    for classes, folded, edit in edits(parent, chosen, tuple(wanted), splits, together, sets, each):
+    made = (
+        in_sequence(parent, chosen, wanted, splits)
+        if sequential
+        else edits(parent, chosen, tuple(wanted), splits, together, sets, each)
+    )
+    for classes, folded, edit in made:
         seconds += time.perf_counter() - started
         after = edited_logits(folded, edit, classes, splits.test)
         found = {k: v for k, v in edit.found.items() if isinstance(v, int | float | str)}
@@ -142,6 +154,23 @@ def edits(
             yield (c,), *unlearn(parent, method, ForgetRequest((c,)), data)
 
 
+def in_sequence(
+    parent: Classifier, method: Method, wanted: Sequence[int], data: DataSplits
+) -> Iterator[tuple[tuple[int, ...], Classifier, Edit]]:
+    """Yield the classes forgotten so far, the network before the last step and its edit.
+
+    A class that is forgotten already is neither retained nor forgotten again.
+    """
+    model, gone = parent, tuple[int, ...]()
+    for c in wanted:
+        folded, edit = unlearn(model, method, ForgetRequest((c,)), without_classes(data, gone))
+        gone = (*gone, c)
+        yield gone, folded, edit
+        network = copy.deepcopy(folded.network)
+        network.load_state_dict(fold(folded.network.state_dict(), edit))
+        model = folded.replaced(network)
+
+
 def rows_of(classes: Sequence[int], together: int, sets: int, seed: int) -> list[tuple[int, ...]]:
     """Return each class alone, or `sets` random sets of `together` of them."""
     if together == 1:
@@ -171,6 +200,7 @@ def row(
         original=accuracies(before),
         masked_retain=accuracies(masked)[1],
         edited=accuracies(after),
+        worst=max(forget_and_retain(after.argmax(1), labels, [c])[0] for c in classes),
         retrained=None if retrained is None else accuracies(retrained),
         found=found,
     )
@@ -201,7 +231,7 @@ def summary(rows: Sequence[Row]) -> dict[str, float]:
         "masked_retain_acc": mean([r.masked_retain for r in rows]),
         "test_retain_acc": mean([r.edited[1] for r in rows]),
         "test_forget_acc": mean([r.edited[0] for r in rows]),
-        "worst_test_forget_acc": max(r.edited[0] for r in rows),
+        "worst_test_forget_acc": max(r.worst for r in rows),
         "worst_test_retain_loss": max(r.original[1] - r.edited[1] for r in rows),
     }
 
