@@ -87,6 +87,17 @@ def test_without_trains_the_reference_on_all_other_classes(
     assert right > 0.5  # of 8 classes
 
 
+def test_a_second_training_starts_from_a_checkpoint(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    asked = ["train", "--arch", "resnet", "--arch-arg", "width=4", "--data", "digits"]
+    asked += ["--epochs", "1"]
+    assert main([*asked, "--out", str(first)]) == 0
+    assert main([*asked, "--init", str(first), "--lr", "0", "--out", str(second)]) != 0  # lr > 0
+    assert main([*asked, "--init", str(first), "--lr", "1e-12", "--out", str(second)]) == 0
+    old, new = (load_checkpoint(p).network.state_dict() for p in (first, second))
+    torch.testing.assert_close(new["fc.weight"], old["fc.weight"], rtol=0, atol=1e-9)
+
+
 def test_the_recipe_can_be_overridden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started = watch(monkeypatch)
     assert train(tmp_path / "a") == 0

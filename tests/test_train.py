@@ -124,6 +124,23 @@ def test_dropout_is_decided_by_the_seed_too(
     assert digest(resumed) == digest(whole)
 
 
+def test_a_training_starts_from_given_weights(tmp_path: Path) -> None:
+    first = train(ARCH, splits(), RECIPE, seed=1)
+    still = replace(RECIPE, epochs=1, lr=1e-12)
+    again = train(ARCH, splits(), still, seed=2, start=first.network.state_dict())
+    for (name, old), new in zip(
+        first.network.named_parameters(), again.network.parameters(), strict=True
+    ):
+        torch.testing.assert_close(new, old, rtol=0, atol=1e-9, msg=name)
+    assert digest(train(ARCH, splits(), still, seed=2)) != digest(again)
+
+
+def test_weights_of_another_network_are_refused() -> None:
+    other = train(replace(ARCH, args={"width": 8, "blocks": "1-1"}), splits(), RECIPE)
+    with pytest.raises(InputError, match="the weights to start from do not fit bandstop:resnet"):
+        train(ARCH, splits(), RECIPE, start=other.network.state_dict())
+
+
 def test_keeping_the_state_changes_nothing(tmp_path: Path) -> None:
     kept = train(ARCH, splits(), RECIPE, partial=tmp_path / "partial")
     assert digest(kept) == digest(train(ARCH, splits(), RECIPE))
