@@ -47,7 +47,7 @@ class Scale:
         size: of the images.
         retain: images to keep, of nine classes.
         forget: images to forget, of one class.
-        row_cap: rows of a layer that either side reads, at most.
+        row_cap: rows of a layer that the reference reads, at most; ours reads twice as many.
         rounds: of each layer shape below `slow`.
         slow: layers with so many columns have one round.
         slowest: of layers with so many columns the reference decomposes one side, which is counted

@@ -29,7 +29,7 @@ class Paper:
     Attributes:
         alpha_r: scaling of the retain space.
         alpha_f: scaling of the forget space.
-        row_cap: rows of a layer that are decomposed, at most; ours reads as many.
+        row_cap: rows of a layer that are decomposed, at most; the authors' cap.
         batch: images a forward.
         seed: draws the rows.
         largest: layers with more columns are collected, not decomposed (it takes minutes each).
@@ -42,6 +42,11 @@ class Paper:
     seed: int = 0
     largest: int | None = None
 
+    @property
+    def our_rows(self) -> int:
+        """The rows that our side reads, at most: twice as many, as its default is."""
+        return 2 * self.row_cap
+
     def as_ours(self, retain: int, forget: int) -> SVD:
         """Return our method at this one point, on so many images of each side."""
         return replace(
@@ -50,7 +55,7 @@ class Paper:
             alpha_f=(self.alpha_f,),
             retain_images=retain,
             forget_images=forget,
-            max_rows=self.row_cap,
+            max_rows=self.our_rows,
             seed=self.seed,
         )
 

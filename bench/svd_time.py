@@ -53,7 +53,7 @@ def edit(model: Classifier, retain: ImageSet, forget: ImageSet, paper: Paper) ->
     """Return the edited weight matrix (out, d) of every layer by our way, of as many rows."""
     layers = editable_layers(model.network)
     spaces = [
-        unit_moments(model, images, layers, paper.row_cap, paper.seed)
+        unit_moments(model, images, layers, paper.our_rows, paper.seed)
         for images in (retain, forget)
     ]
     edited = Grid(layers, *spaces, keep_factors=False).weights(paper.alpha_r, paper.alpha_f)

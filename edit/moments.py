@@ -12,11 +12,10 @@ from bandstop.edit.classifier import Classifier
 from bandstop.edit.errors import DivergedError, InputError
 from bandstop.edit.images import ImageSet
 from bandstop.edit.patches import output_size, patches, patches_at
-from bandstop.edit.projection import Rows, Space, column_blocks
+from bandstop.edit.projection import DOUBLE_UP_TO, Rows, Space, column_blocks
 
 Layer = nn.Conv2d | nn.Linear | SelfAttention
 _ROWS_AT_ONCE = 1 << 21  # elements of unfolded input that are held at a time (8 MB of float32)
-_DOUBLE_UP_TO = 2048  # features; a larger sum stays in the dtype of its layer, to save memory
 _TOLERANCE = 1e-3  # relative, between a layer's output and its rows times its weight
 
 
@@ -209,7 +208,7 @@ def _row_count(layer: Layer, x: Tensor) -> int:
 
 
 def _zeros(like: Tensor, groups: int, d: int) -> Tensor:
-    dtype = torch.float64 if d <= _DOUBLE_UP_TO else like.dtype
+    dtype = torch.float64 if d <= DOUBLE_UP_TO else like.dtype
     return like.new_zeros(groups, d, d, dtype=dtype)
 
 

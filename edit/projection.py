@@ -22,7 +22,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_DOUBLE_UP_TO = 2048  # features; a larger factor stays in the dtype of its moment, to save memory
+# features; wider sums, factors and weights stay in float32, for memory and time
+DOUBLE_UP_TO = 1024
 _NEAR_ONE = 0.5  # of alpha: there the difference above loses digits
 _BLOCKS = 8
 _SMALLEST_BLOCK = 128
@@ -157,7 +158,7 @@ def column_blocks(d: int) -> Iterator[tuple[int, int]]:
 
 
 def _working_dtype(moment: Tensor) -> torch.dtype:
-    return torch.float64 if moment.shape[-1] <= _DOUBLE_UP_TO else moment.dtype
+    return torch.float64 if moment.shape[-1] <= DOUBLE_UP_TO else moment.dtype
 
 
 def _or_one(trace: Tensor) -> Tensor:

@@ -50,8 +50,8 @@ class SVD:
         alpha_f: scalings of the forget space to try; larger removes more.
         retain_images: training images to keep, as many of each class, at most.
         forget_images: training images to forget, as many of each class, at most.
-        max_rows: rows of a layer that each side reads, at most, drawn from every image (the
-            authors' cap); None for all. Linear layers on vectors read all.
+        max_rows: rows of a layer that each side reads, at most, drawn from every image; None for
+            all. Linear layers on vectors read all. The authors have 10,000.
         depth: layer l of L is changed by the share `(l / L) ** depth`; 0 changes all alike.
         head: by what the change of the last layer is multiplied.
         validate_images: held-out images of each side that grid points are compared on, at most;
@@ -68,7 +68,7 @@ class SVD:
     alpha_f: tuple[float, ...] = (1.0, 3.0, 10.0)
     retain_images: int = 900
     forget_images: int = 900
-    max_rows: int | None = 10_000
+    max_rows: int | None = 20_000
     depth: float = 3.0
     head: float = 2.0
     validate_images: int | None = 1000
@@ -214,6 +214,7 @@ class SVD:
 PAPER = SVD(
     alpha_r=(10.0, 30.0, 100.0, 300.0, 1000.0),
     alpha_f=(3.0,),
+    max_rows=10_000,
     depth=0.0,
     head=1.0,
     compare="accuracy",

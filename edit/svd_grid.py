@@ -22,6 +22,7 @@ from bandstop.edit.moments import (
     weight_of,
 )
 from bandstop.edit.projection import (
+    DOUBLE_UP_TO,
     Rows,
     Space,
     energy,
@@ -33,10 +34,9 @@ from bandstop.edit.projection import (
 
 Weights = dict[str, Tensor]  # parameter name -> edited weight
 Spaces = Mapping[str, Space]  # layer name -> normalised second moment
-_DOUBLE_UP_TO = 2048  # features; the weights of wider layers are computed in their own dtype
 _KEPT_FACTORS = 1 << 30  # bytes; a factor that no longer fits is made again when it is needed
 _KEPT_MOMENTS = 2 << 30  # bytes of single classes' moments
-_CLASS_ROWS = 1000  # of a layer, at least, where all classes are read in one pass
+_CLASS_ROWS = 2000  # of a layer, at least, where all classes are read in one pass
 
 
 def chosen_layers(
@@ -193,9 +193,9 @@ class ClassMoments:
     Moments of single classes are kept as far as they fit; the others are summed again, from their
     own images, when they are asked for.
 
-    Of the rows of a layer every class has an equal share, at least a thousand: ten classes read as
-    many together as one side of the edit of a single class. What a class retains is all of them but
-    its own.
+    Of the rows of a layer every class has an equal share, at least two thousand: ten classes read
+    as many together as one side of the edit of a single class. What a class retains is all of them
+    but its own.
     """
 
     def __init__(
@@ -275,7 +275,7 @@ def _bytes(space: Space) -> int:
 
 def _matrix(layer: Layer) -> Tensor:
     weight = weight_matrix(layer)
-    return weight.double() if weight.shape[-1] <= _DOUBLE_UP_TO else weight
+    return weight.double() if weight.shape[-1] <= DOUBLE_UP_TO else weight
 
 
 def _removed(old: Tensor, new: Tensor, unit: Space) -> float:

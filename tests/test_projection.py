@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from bandstop.edit.projection import (
+    DOUBLE_UP_TO,
     Rows,
     energy,
     factor,
@@ -219,7 +220,7 @@ def test_an_edit_is_as_exact_as_its_numbers(
     d: int, limit: float, alpha_r: float, alpha_f: float
 ) -> None:
     """Relative to the change, against float64 by inversion; large layers stay in float32."""
-    dtype = torch.float32 if d > 2048 else torch.float64
+    dtype = torch.float32 if d > DOUBLE_UP_TO else torch.float64
     fade = torch.arange(1, d + 1).double() ** -0.7
     r, f, w = unit(rows(900, d) * fade), unit(rows(900, d, seed=1) * fade.roll(5)), rows(6, d)
     rest = w - _by_inversion(w, r, alpha_r)
