@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from bandstop.edit.images import ImageSet
+
 
 def shifted(image: Tensor, shift: int, generator: torch.Generator) -> Tensor:
     """Return `image` (n, c, h, w), each picture moved by up to `shift` pixels both ways.
@@ -26,3 +28,38 @@ def mirrored(image: Tensor, generator: torch.Generator) -> Tensor:
     """Return `image` (n, c, h, w) with each picture mirrored left to right half of the time."""
     chosen = torch.rand(len(image), generator=generator) < 0.5
     return torch.where(chosen[:, None, None, None], image.flip(3), image)
+
+
+def crops(
+    images: ImageSet, copies: int, generator: torch.Generator, *, smallest: float = 0.25
+) -> ImageSet:
+    """Return `copies` random crops of each image, stretched to its size, half of them mirrored.
+
+    So few images show more of what their class can look like.
+
+    Args:
+        images: where to cut from; all of one shape.
+        copies: crops of each, 1 or more.
+        generator: draws place, size and mirroring.
+        smallest: share of the area that a crop has at least.
+    """
+    made: list[Tensor] = []
+    for image, _ in images.batches(1):
+        made += [_crop(image, smallest, generator) for _ in range(copies)]
+    if not made:
+        return images
+    pixels = (torch.cat(made) * 255).round().to(torch.uint8)
+    return ImageSet(pixels, torch.arange(len(pixels)), images.labels.repeat_interleave(copies))
+
+
+def _crop(image: Tensor, smallest: float, generator: torch.Generator) -> Tensor:
+    """Return a random part of `image` (1, c, h, w), up to 3 : 4 of its proportions."""
+    height, width = image.shape[2:]
+    area, stretch, y, x = torch.rand(4, generator=generator).tolist()
+    area, stretch = smallest + area * (1 - smallest), (4 / 3) ** (stretch - 0.5)
+    tall = max(1, min(height, round(height * (area**0.5) * stretch)))
+    wide = max(1, min(width, round(width * (area**0.5) / stretch)))
+    top, left = round(y * (height - tall)), round(x * (width - wide))
+    part = image[:, :, top : top + tall, left : left + wide]
+    whole = F.interpolate(part, (height, width), mode="bilinear", antialias=True)
+    return mirrored(whole.clamp(0, 1), generator)

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from bandstop.edit.augment import crops
 from bandstop.edit.classifier import Classifier
 from bandstop.edit.edits import WeightEdit
 from bandstop.edit.errors import DivergedError, InputError, NothingForgottenError
@@ -50,6 +51,7 @@ class SVD:
         alpha_f: scalings of the forget space to try; larger removes more.
         retain_images: training images to keep, as many of each class, at most.
         forget_images: training images to forget, as many of each class, at most.
+        crops: random crops that each image to forget is read as, where there are few; 0: as it is.
         max_rows: rows of a layer that each side reads, at most, drawn from every image; None for
             all. Linear layers on vectors read all. The authors have 10,000.
         depth: layer l of L is changed by the share `(l / L) ** depth`; 0 changes all alike.
@@ -68,6 +70,7 @@ class SVD:
     alpha_f: tuple[float, ...] = (1.0, 3.0, 10.0)
     retain_images: int = 900
     forget_images: int = 900
+    crops: int = 0
     max_rows: int | None = 20_000
     depth: float = 3.0
     head: float = 2.0
@@ -97,7 +100,7 @@ class SVD:
         ]
         wrong += [
             f"{name} must be a finite number >= 0, got {value}"
-            for name, value in (("depth", self.depth), ("head", self.head))
+            for name, value in (("depth", self.depth), ("head", self.head), ("crops", self.crops))
             if not 0 <= value < math.inf
         ]
         if self.last is not None and self.last < 1:
@@ -120,7 +123,8 @@ class SVD:
         generator = torch.Generator().manual_seed(self.seed)
         read = partial(unit_moments, model, layers=layers, max_rows=self.max_rows, seed=self.seed)
         retain = read(_sample(data.retain, self.retain_images, generator))
-        forget = read(_sample(data.forget, self.forget_images, generator))
+        examples = _sample(data.forget, self.forget_images, generator)
+        forget = read(crops(examples, self.crops, generator) if self.crops else examples)
         return self._best(model, request, data.validate, self._grid(layers, retain, forget))
 
     def each(
@@ -133,9 +137,12 @@ class SVD:
         `forget_images` together, as many of each class, at least one.
 
         Raises:
-            InputError: a class without images to learn or to validate from; or no such layer.
+            InputError: a class without images to learn or to validate from; no such layer; or
+                `crops`.
             DivergedError: an edited weight is not finite.
         """
+        if self.crops:
+            raise InputError("svd: all classes are read in one pass, as they are; leave crops at 0")
         requests = [ForgetRequest((c,)) for c in classes]
         for request in requests:
             _check(request, split(data, request))

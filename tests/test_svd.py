@@ -115,6 +115,16 @@ def test_layers_are_changed_by_their_share_of_the_papers_edit() -> None:
         torch.testing.assert_close(ours[name], want, rtol=0, atol=1e-6)
 
 
+def test_an_image_to_forget_is_read_as_crops() -> None:
+    model, seen = fold_batchnorm(trained()), []
+    layer = model.network.get_submodule("conv1")
+    layer.register_forward_pre_hook(lambda _m, x: seen.append(len(x[0])))
+    replace(ONE_POINT, forget_images=5, crops=4)(model, FORGET, splits())
+    assert 20 in seen
+    with pytest.raises(InputError, match="leave crops at 0"):
+        next(replace(ONE_POINT, crops=4).each(model, [1], data_splits()))
+
+
 def test_grid_points_are_compared_on_so_many_images_of_each_side() -> None:
     few = replace(ONE_POINT, compare="accuracy", validate_images=7)
     trial = few(fold_batchnorm(trained()), FORGET, splits()).found["trials"]

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from bandstop.edit import train as train_module
 from bandstop.edit.accuracy import accuracy, logits
-from bandstop.edit.augment import mirrored, shifted
+from bandstop.edit.augment import crops, mirrored, shifted
 from bandstop.edit.checkpoint import save_checkpoint
 from bandstop.edit.classifier import Arch, Classifier
 from bandstop.edit.data import statistics
 from bandstop.edit.errors import ArtifactError, DivergedError, InputError
-from bandstop.edit.images import DataSplits, Preprocess
+from bandstop.edit.images import DataSplits, ImageSet, Preprocess
 from bandstop.edit.storage import state_sha256
 from bandstop.edit.train import (
     CHARACTERS,
@@ -391,6 +391,22 @@ def test_a_shift_moves_each_picture_whole_by_at_most_so_much() -> None:
 def test_a_shift_brings_in_black_and_wraps_nothing() -> None:
     moved = shifted(torch.ones(200, 1, 4, 4), 1, torch.Generator().manual_seed(0))
     assert set(moved.sum((1, 2, 3)).tolist()) == {16, 12, 9}
+
+
+def test_crops_show_parts_of_each_picture_and_keep_its_label() -> None:
+    ramp = torch.linspace(0, 255, 40).round().to(torch.uint8).expand(1, 1, 20, 40)
+    flat = torch.full((1, 1, 20, 40), 77, dtype=torch.uint8)
+    images = ImageSet(torch.cat([ramp, flat]), torch.arange(2), torch.tensor([3, 1]))
+    made = crops(images, 50, torch.Generator().manual_seed(0), smallest=0.25)
+    assert made.labels.tolist() == [3] * 50 + [1] * 50
+    pixels = torch.cat([image for image, _ in made.batches(10)])
+    torch.testing.assert_close(pixels[50:], torch.full_like(pixels[50:], 77 / 255))
+    span = pixels[:50].amax((1, 2, 3)) - pixels[:50].amin((1, 2, 3))  # share of the width
+    assert 0.25 <= float(span.min()) < 0.6 < float(span.max()) <= 1
+    rising = pixels[:50, 0, 0, -1] > pixels[:50, 0, 0, 0]
+    assert 10 <= int(rising.sum()) <= 40  # the others are mirrored
+    again = crops(images, 50, torch.Generator().manual_seed(0), smallest=0.25)
+    assert torch.equal(again.images[again.index], made.images[made.index])
 
 
 @pytest.mark.parametrize("channels", [1, 3])
