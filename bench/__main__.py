@@ -8,7 +8,11 @@ import typer
 
 from bandstop.cli.main import INTERRUPTED, USAGE, explain
 
-BENCHMARKS = {"classes": "bandstop.bench.classes:app", "edit": "bandstop.bench.edit:app"}
+BENCHMARKS = {
+    "classes": "bandstop.bench.classes:app",
+    "edit": "bandstop.bench.edit:app",
+    "photographs": "bandstop.bench.photographs:app",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
