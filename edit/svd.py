@@ -16,11 +16,9 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call
 
 from bandstop.edit.augment import crops
 from bandstop.edit.classifier import Classifier
@@ -35,11 +33,11 @@ from bandstop.edit.svd_grid import (
     ClassMoments,
     Grid,
     Spaces,
-    Weights,
     chosen_layers,
     layer_strengths,
     unit_moments,
 )
+from bandstop.edit.svd_trials import Compare, some_of_each_side, tried
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +73,7 @@ class SVD:
     depth: float = 3.0
     head: float = 2.0
     validate_images: int | None = 1000
-    compare: Literal["probability", "accuracy"] = "probability"
+    compare: Compare = "probability"
     layers: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
     last: int | None = None
@@ -165,12 +163,12 @@ class SVD:
     def _best(
         self, model: Classifier, request: ForgetRequest, validate: ImageSet, grid: Grid
     ) -> WeightEdit:
-        images = self._compared_on(request, validate)
-        original = self._trial(model, request, images, 0.0, 0.0, {})
+        images = some_of_each_side(validate, request.classes, self.validate_images, self.seed)
+        judge = partial(tried, model, request.classes, images, self.compare)
+        original = judge(0.0, 0.0, {})
 
         def evaluate(alpha_r: float, alpha_f: float) -> Trial:
-            weights = grid.weights(alpha_r, alpha_f)
-            return self._trial(model, request, images, alpha_r, alpha_f, weights)
+            return judge(alpha_r, alpha_f, grid.weights(alpha_r, alpha_f))
 
         chance = 1 / model.num_classes if self.compare == "accuracy" else 0.0
         best, trials = search(self.alpha_r, self.alpha_f, evaluate, original, forgotten=chance)
@@ -184,38 +182,6 @@ class SVD:
         if bad:
             raise DivergedError(f"svd: the edit of {bad[0]} is not finite; nothing was written")
         return WeightEdit(weights, _findings(best, trials) | grid.report(weights))
-
-    def _compared_on(self, request: ForgetRequest, validate: ImageSet) -> ImageSet:
-        """Return at most `validate_images` of those to forget and of those to retain."""
-        if self.validate_images is None:
-            return validate
-        generator = torch.Generator().manual_seed(self.seed)
-        forgotten = torch.isin(validate.labels, torch.tensor(request.classes))
-        chosen = torch.zeros(len(validate), dtype=torch.bool)
-        for side in (forgotten, ~forgotten):
-            members = torch.where(side)[0]
-            order = torch.randperm(len(members), generator=generator)
-            chosen[members[order[: self.validate_images]]] = True
-        return validate.take(chosen)
-
-    def _trial(
-        self,
-        model: Classifier,
-        request: ForgetRequest,
-        images: ImageSet,
-        alpha_r: float,
-        alpha_f: float,
-        weights: Weights,
-    ) -> Trial:
-        recognised = _recognised(model, weights, images, self.compare)
-        forgotten = torch.isin(images.labels, torch.tensor(request.classes))
-        return Trial(
-            alpha_r,
-            alpha_f,
-            retain=float(recognised[~forgotten].mean()),
-            forget=float(recognised[forgotten].mean()),
-            norm=sum(c.square().sum().item() for c in _changes(model, weights).values()) ** 0.5,
-        )
 
 
 PAPER = SVD(
@@ -248,26 +214,6 @@ def _check(request: ForgetRequest, data: Splits) -> None:
 def _sample(images: ImageSet, count: int, generator: torch.Generator) -> ImageSet:
     per_class = max(1, count // len(images.labels.unique()))
     return images.per_class(per_class, generator)
-
-
-def _recognised(model: Classifier, weights: Weights, images: ImageSet, compare: str) -> Tensor:
-    """Return per image the probability of its class, or 1 where that class is the first, else 0."""
-    parts = []
-    network: nn.Module = model.network
-    with torch.no_grad():
-        for image, label in images.batches(500):
-            x = (image.to(model.mean) - model.mean) / model.std
-            logits = functional_call(network, weights, (x,)).double().cpu()
-            if compare == "accuracy":
-                parts.append((logits.argmax(1) == label).double())
-            else:
-                parts.append(logits.softmax(1).gather(1, label[:, None])[:, 0])
-    return torch.cat(parts)
-
-
-def _changes(model: Classifier, weights: Weights) -> Weights:
-    state = model.network.state_dict()
-    return {name: (w - state[name]).double() for name, w in weights.items()}
 
 
 def _findings(best: Trial, trials: list[Trial]) -> dict[str, object]:
