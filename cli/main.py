@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         typer.echo(f"error: no command {name!r}; expected one of {', '.join(COMMANDS)}", err=True)
         return USAGE
-    return run(name, arguments[1:])
+    return run(f"bandstop {name}", COMMANDS[name].target, arguments[1:])
 
 
 def overview() -> str:
@@ -78,14 +78,12 @@ def overview() -> str:
     return "\n".join((ABOUT, "", *lines, "", EXIT_CODES))
 
 
-def run(name: str, arguments: Sequence[str]) -> int:
-    """Import and run one subcommand; return its exit code."""
-    module, _, attribute = COMMANDS[name].target.partition(":")
+def run(program: str, target: str, arguments: Sequence[str]) -> int:
+    """Import and run the command at `target`, `module:attribute`; return its exit code."""
+    module, _, attribute = target.partition(":")
     try:
         command = typer.main.get_command(getattr(importlib.import_module(module), attribute))
-        outcome = command.main(
-            args=list(arguments), prog_name=f"bandstop {name}", standalone_mode=False
-        )
+        outcome = command.main(args=list(arguments), prog_name=program, standalone_mode=False)
         return outcome if isinstance(outcome, int) else 0
     except typer.Exit as stop:
         return stop.exit_code
@@ -93,7 +91,7 @@ def run(name: str, arguments: Sequence[str]) -> int:
         typer.echo("interrupted", err=True)
         return INTERRUPTED
     except typer.TyperException as error:
-        typer.echo(f"error: {error.format_message()} (see bandstop {name} --help)", err=True)
+        typer.echo(f"error: {error.format_message()} (see {program} --help)", err=True)
         return error.exit_code
     except Exception as error:
         typer.echo(f"error: {explain(error)}", err=True)
