@@ -1,5 +1,6 @@
 """A classifier from what the user names: a checkpoint, or an architecture and its weights."""
 
+import pickle
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ from bandstop.edit.images import DataSplits
 from bandstop.edit.origin import is_artifact, is_checkpoint
 from bandstop.edit.tensors import check, check_header
 
+_LEGACY = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)  # PyTorch's magic number
 _WRAPPERS = ("state_dict", "model", "model_state_dict")
 
 
@@ -61,6 +63,8 @@ def load_model(
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Return the state dict in a safetensors file or a PyTorch file; nothing in it is executed.
 
+    A file of PyTorch before 1.6 has no checksum: damaged numbers in it are not seen.
+
     Raises:
         InputError: no such file.
         ArtifactError: neither format, corrupt, or holding anything but tensors.
@@ -70,6 +74,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     try:
         if zipfile.is_zipfile(path):
             content = _read_zip(path)
+        elif _is_legacy(path):
+            content = torch.load(path, map_location="cpu", weights_only=True)
         else:
             data = path.read_bytes()
             check_header(data, str(path))
@@ -82,6 +88,12 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             f"{path}: not a safetensors file nor PyTorch weights that load safely ({reason})"
         ) from error
     return _plain(content, path)
+
+
+def _is_legacy(path: Path) -> bool:
+    """Return whether the file is as PyTorch wrote it before version 1.6."""
+    with path.open("rb") as file:
+        return file.read(len(_LEGACY)) == _LEGACY
 
 
 def _read_zip(path: Path) -> object:

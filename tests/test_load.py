@@ -63,6 +63,16 @@ def test_module_is_a_name_like_any_other_unless_all_begin_with_it(tmp_path: Path
     assert read_weights(write(tmp_path / "w.pt", state)).keys() == state.keys()
 
 
+def test_weights_of_old_pytorch_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "w.pth"
+    torch.save(STATE, path, _use_new_zipfile_serialization=False)
+    assert same(read_weights(path))
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(ArtifactError, match="load safely") as refused:
+        read_weights(path)
+    assert "\n" not in str(refused.value)
+
+
 class Payload:
     """Touches a file when it is unpickled."""
 
@@ -74,14 +84,15 @@ class Payload:
 
 
 @pytest.mark.parametrize("name", ["w.pt", "w.safetensors"])
-@pytest.mark.parametrize("zipped", [True, False])
-def test_a_pickled_payload_never_runs(tmp_path: Path, name: str, zipped: bool) -> None:
+@pytest.mark.parametrize("how", ["zipped", "old", "pickled"])
+def test_a_pickled_payload_never_runs(tmp_path: Path, name: str, how: str) -> None:
     ran = tmp_path / "ran"
     pickle.loads(pickle.dumps(Payload(ran)))
     assert ran.exists()  # it would work
     ran.unlink()
-    if zipped:
-        torch.save({"fc.bias": Payload(ran)}, tmp_path / name)
+    content, zipped = {"fc.bias": Payload(ran)}, how == "zipped"
+    if how != "pickled":
+        torch.save(content, tmp_path / name, _use_new_zipfile_serialization=zipped)
     else:
         (tmp_path / name).write_bytes(pickle.dumps(Payload(ran)))
     with pytest.raises(ArtifactError) as refused:
