@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"error: no benchmark {name!r}; expected one of {', '.join(BENCHMARKS)}", err=True
         )
         return USAGE
-    return run(f"bandstop.bench {name}", BENCHMARKS[name], arguments[1:])
+    return run(f"python -m bandstop.bench {name}", BENCHMARKS[name], arguments[1:])
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ import typer
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
-from torch.func import functional_call
 
 from bandstop.cli.output import say
 from bandstop.cli.settings import given_settings
@@ -27,7 +26,7 @@ from bandstop.edit.classifier import Classifier
 from bandstop.edit.data_for import data_for
 from bandstop.edit.edits import Edit, GateEdit, fold
 from bandstop.edit.errors import InputError, NothingForgottenError
-from bandstop.edit.images import DataSplits, ImageSet
+from bandstop.edit.images import DataSplits
 from bandstop.edit.load import load_model
 from bandstop.edit.method import Method
 from bandstop.edit.methods import configured, preset
@@ -109,7 +108,7 @@ def run(
     )
     for classes, folded, edit in made:
         seconds += time.perf_counter() - started
-        after = edited_logits(folded, edit, classes, splits.test)
+        after = logits(edited(folded, edit, classes), splits.test)
         found = {k: v for k, v in edit.found.items() if isinstance(v, int | float | str)}
         scores = (before, after, reference.get(classes))
         rows.append(row(classes, splits.test.labels, *scores, found))
@@ -166,9 +165,7 @@ def in_sequence(
         folded, edit = unlearn(model, method, ForgetRequest((c,)), without_classes(data, gone))
         gone = (*gone, c)
         yield gone, folded, edit
-        network = copy.deepcopy(folded.network)
-        network.load_state_dict(fold(folded.network.state_dict(), edit))
-        model = folded.replaced(network)
+        model = edited(folded, edit, gone)
 
 
 def rows_of(classes: Sequence[int], together: int, sets: int, seed: int) -> list[tuple[int, ...]]:
@@ -206,18 +203,12 @@ def row(
     )
 
 
-def edited_logits(
-    folded: Classifier, edit: Edit, classes: Sequence[int], images: ImageSet
-) -> Tensor:
-    """Return the logits (n, num_classes) of `folded` with `edit` written into it."""
+def edited(folded: Classifier, edit: Edit, classes: Sequence[int]) -> Classifier:
+    """Return `folded` with `edit` written into it; of gates, the rows of `classes`."""
+    network = copy.deepcopy(folded.network)
     chosen = classes if isinstance(edit, GateEdit) else ()
-    state = fold(folded.network.state_dict(), edit, chosen)
-    parts = []
-    with torch.no_grad():
-        for image, _ in images.batches(500):
-            x = (image.to(folded.mean) - folded.mean) / folded.std
-            parts.append(functional_call(folded.network, state, (x,)).cpu())
-    return torch.cat(parts)
+    network.load_state_dict(fold(folded.network.state_dict(), edit, chosen))
+    return folded.replaced(network)
 
 
 def summary(rows: Sequence[Row]) -> dict[str, float]:

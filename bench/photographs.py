@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from bandstop.bench.classes import edited_logits
+from bandstop.bench.classes import edited
 from bandstop.cli.output import say
 from bandstop.cli.settings import given_settings
 from bandstop.edit.accuracy import accuracy, logits
@@ -144,13 +144,14 @@ def forget(
     edit = method(model, ForgetRequest((c,)), data)
     seconds = time.perf_counter() - started
     own = others.of_classes([c])
-    before, after = logits(model, own), edited_logits(model, edit, (), own)
-    kept_before, kept_after = logits(model, tested), edited_logits(model, edit, (), tested)
+    changed = edited(model, edit, ())
+    before, after = logits(model, own), logits(changed, own)
+    kept_before, kept_after = logits(model, tested), logits(changed, tested)
     return Outcome(
         forget=c,
         before=_probability(before, c),
         after=_probability(after, c),
-        used_after=_probability(edited_logits(model, edit, (), used), c),
+        used_after=_probability(logits(changed, used), c),
         retain_before=accuracy(kept_before.argmax(1), tested.labels),
         retain_after=accuracy(kept_after.argmax(1), tested.labels),
         seconds=seconds,
