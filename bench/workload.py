@@ -1,5 +1,6 @@
 """What is measured on: a ResNet-18 of random weights, smooth images, and its layers one by one."""
 
+import copy
 from dataclasses import dataclass
 
 import torch
@@ -36,7 +37,8 @@ class Shape:
 
     Attributes:
         name: of the first such layer of the network.
-        model: the layer alone, as a classifier whose images are what the layer reads.
+        model: the layer alone, as a classifier whose images are what the layer reads; it reads all
+            of them and answers for the first.
         retain: what it reads of the images to keep.
         forget: what it reads of the images to forget.
         d: columns of its weight matrix.
@@ -131,8 +133,12 @@ def _inputs(model: Classifier, images: ImageSet, layers: dict[str, Layer]) -> di
 def _alone(layer: Layer) -> Classifier:
     channels = layer.in_channels if isinstance(layer, nn.Conv2d) else weight_matrix(layer).shape[-1]
     before = [] if isinstance(layer, nn.Conv2d) else [nn.Flatten()]
+    alone: nn.Module = copy.deepcopy(layer)
+    whole = alone.forward
+    # what a layer makes of its inputs is the forward of the next one, and no part of the edit
+    setattr(alone, "forward", lambda x: whole(x[:1]))  # noqa: B010  # mypy forbids to assign it
     preprocess = Preprocess((1, 1), channels, (0.0,) * channels, (1.0,) * channels)
-    return Classifier(nn.Sequential(*before, layer), Arch("one-layer"), preprocess, ("only",))
+    return Classifier(nn.Sequential(*before, alone), Arch("one-layer"), preprocess, ("only",))
 
 
 def _as_images(values: Tensor) -> ImageSet:

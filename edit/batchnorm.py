@@ -92,6 +92,23 @@ def example(model: Classifier, count: int = 1) -> Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(model.mean)
 
 
+def adapt_(network: nn.Module) -> None:
+    """Let every BatchNorm use the statistics of the batch and remember them, as in training."""
+    for module in network.modules():
+        if isinstance(module, BatchNorm):
+            module.train()
+
+
+def statistics_of(network: nn.Module) -> dict[str, Tensor]:
+    """Return a copy of what every BatchNorm remembers: buffer name -> value."""
+    return {
+        f"{name}.{kind}": value.clone()
+        for name, module in network.named_modules()
+        if isinstance(module, BatchNorm)
+        for kind, value in module.named_buffers(recurse=False)
+    }
+
+
 def _scale_and_shift(norm: BatchNorm) -> tuple[Tensor, Tensor]:
     if norm.running_mean is None or norm.running_var is None:
         raise InputError("a BatchNorm without running statistics cannot be folded; train with them")

@@ -31,10 +31,13 @@ class GateEdit:
         masks: parameter name -> (num_classes, out_channels) in [0, 1]. Row c, multiplied onto the
             output channels of the parameter, forgets class c.
         found: what the method chose and saw, as JSON; goes into the manifest.
+        statistics: BatchNorm's, where they adapted to the masks: buffer name -> value. They are in
+            the network that `unlearn` returns, whose edit has none left.
     """
 
     masks: Mapping[str, Tensor]
     found: Findings = field(default_factory=dict)
+    statistics: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def num_classes(self) -> int:

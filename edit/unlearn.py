@@ -1,11 +1,13 @@
 """The edit stage as one call: fold BatchNorm, divide the data, run a method."""
 
+import copy
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
 from bandstop.edit.batchnorm import fold_batchnorm
 from bandstop.edit.classifier import Classifier
-from bandstop.edit.edits import Edit, WeightEdit
+from bandstop.edit.edits import Edit, GateEdit, WeightEdit
 from bandstop.edit.errors import InputError, NothingForgottenError
 from bandstop.edit.images import DataSplits
 from bandstop.edit.method import Method, split
@@ -31,8 +33,8 @@ def unlearn(
         InputError: model and data disagree on classes or image shape.
     """
     _check_agree(model, data)
-    folded = prepared(model, method)
-    return folded, method(folded, request, split(data, request))
+    before = prepared(model, method)
+    return settled(before, method(before, request, split(data, request)))
 
 
 def unlearn_each(
@@ -53,6 +55,19 @@ def prepared(model: Classifier, method: Method) -> Classifier:
     if isinstance(method, Prepares):
         return method.prepare(model)
     return model if model.bn_folded else fold_batchnorm(model)
+
+
+def settled(model: Classifier, edit: Edit) -> tuple[Classifier, Edit]:
+    """Return `model` as `edit` wants it, and the edit.
+
+    BatchNorm whose statistics adapted to the masks is folded with these; its shift stays behind the
+    layer, where no mask reached it in training.
+    """
+    if not (isinstance(edit, GateEdit) and edit.statistics):
+        return model, edit
+    network = copy.deepcopy(model.network)
+    network.load_state_dict({**network.state_dict(), **edit.statistics})
+    return fold_batchnorm(model.replaced(network), shift="apart"), replace(edit, statistics={})
 
 
 def every_class(model: Classifier) -> ForgetRequest:

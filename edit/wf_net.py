@@ -17,7 +17,7 @@ from typing import ClassVar, Literal
 
 import torch
 
-from bandstop.edit.batchnorm import BatchNorm, fold_batchnorm
+from bandstop.edit.batchnorm import BatchNorm, adapt_, fold_batchnorm, statistics_of
 from bandstop.edit.classifier import Classifier
 from bandstop.edit.edits import GateEdit
 from bandstop.edit.errors import DivergedError, InputError
@@ -44,7 +44,7 @@ _CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "optimizer": ("adam", "sgd"),
         "schedule": ("one-cycle", "constant"),
         "gates": ("kernel-bias", "tied"),
-        "bn": ("fold", "frozen"),
+        "bn": ("fold", "adapt", "frozen"),
     }
 )
 _SMALLEST: Mapping[str, int] = MappingProxyType(
@@ -77,10 +77,10 @@ class WFNet:
         set_size: above 1, rows are trained together in random sets of up to so many classes, so
             that a request can forget several classes at once.
         bn: fold masks a BatchNorm's shift with the layer; frozen leaves it outside the masks, as if
-            the layer before an untouched BatchNorm were masked. The paper says nothing of
-            BatchNorm, but masks kernels and biases and keeps all other parameters: frozen.
-            Statistics that adapt fit its words too, but such a backbone, with all masks open, is
-            no longer the original network.
+            the layer before an untouched BatchNorm were masked; adapt lets the statistics follow
+            the masked activations, as in a training loop that never says otherwise. The paper
+            masks kernels and biases and says nothing of BatchNorm. After adapt the backbone, with
+            all masks open, is no longer the original network.
         seed: of batches and rows.
     """
 
@@ -101,7 +101,7 @@ class WFNet:
     gates: Literal["kernel-bias", "tied"] = "kernel-bias"
     layers: tuple[str, ...] = ("*",)
     set_size: int = 1
-    bn: Literal["fold", "frozen"] = "fold"
+    bn: Literal["fold", "adapt", "frozen"] = "fold"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -132,7 +132,7 @@ class WFNet:
         """Return masks of which row c forgets class c; `model` is left as it was.
 
         Args:
-            model: BatchNorm folded as `prepare` does it.
+            model: as `prepare` makes it.
             request: of every class.
             data: images of every class.
 
@@ -150,11 +150,11 @@ class WFNet:
             "best_step": best.step,
             "validation_losses": best.losses,
         }
-        return GateEdit(masks_of(best.alphas, names), found)
+        return GateEdit(masks_of(best.alphas, names), found, best.statistics)
 
     def prepare(self, model: Classifier) -> Classifier:
-        """Return `model` with BatchNorm folded in the way that `bn` asks for."""
-        if model.bn_folded:
+        """Return `model` with BatchNorm folded as `bn` asks for; to adapt, not at all."""
+        if model.bn_folded or self.bn == "adapt":
             return model
         return fold_batchnorm(model, shift="apart" if self.bn == "frozen" else "inside")
 
@@ -167,6 +167,8 @@ class WFNet:
         per_epoch = -(-len(data.forget) // self.batch)
         stream = forever(data.forget, self.batch, generator)
         for step in progress(range(1, self.steps + 1), "wf-net"):
+            if self.bn == "adapt":
+                adapt_(gated)
             loss = objective(self, model, gated, alphas, *next(stream), generator)
             if not bool(torch.isfinite(loss)):
                 raise DivergedError(f"wf-net: the loss is {loss.item()} at step {step}; lower lr")
@@ -176,7 +178,9 @@ class WFNet:
             schedule.step()
             clamp_(alphas, self.bound)
             if is_check(step, per_epoch, self.validate_every) or step == self.steps:
-                best.see_(step, alphas, self._validation_loss(model, gated, alphas, data.validate))
+                gated.eval()
+                held_out = self._validation_loss(model, gated, alphas, data.validate)
+                best.see_(step, alphas, held_out, statistics_of(gated.network))
                 if best.exhausted(self.patience):
                     break
         best.check()
@@ -235,9 +239,12 @@ def _check(setting: WFNet, model: Classifier, request: ForgetRequest, data: Spli
 
 
 def _folded_otherwise(setting: WFNet, model: Classifier) -> list[str]:
-    if any(isinstance(module, BatchNorm) for module in model.network.modules()):
+    has_norms = any(isinstance(module, BatchNorm) for module in model.network.modules())
+    if has_norms and setting.bn != "adapt":
         return ["the network still has BatchNorm; fold it first"]
-    wanted = "apart" if setting.bn == "frozen" else True
-    if model.bn_folded and model.bn_folded != wanted:
+    if not has_norms and not model.bn_folded and setting.bn == "adapt":
+        return ["bn=adapt needs a network with BatchNorm"]
+    wanted: dict[str, object] = {"fold": True, "adapt": False, "frozen": "apart"}
+    if model.bn_folded and model.bn_folded != wanted[setting.bn]:
         return [f"bn={setting.bn} needs the original network, got one folded in another way"]
     return []

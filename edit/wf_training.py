@@ -64,15 +64,19 @@ class Best:
         alphas: those of the lowest loss.
         losses: all validation losses, without `start`.
         step: after which `alphas` were seen.
+        statistics: BatchNorm's at that time, where they adapt.
     """
 
     start: float = float("inf")
     alphas: dict[str, Tensor] = field(default_factory=dict)
     losses: list[float] = field(default_factory=list)
     step: int = 0
+    statistics: Mapping[str, Tensor] = field(default_factory=dict)
 
-    def see_(self, step: int, alphas: Alphas, loss: float) -> None:
-        """Keep a copy of `alphas` when `loss` is the lowest yet.
+    def see_(
+        self, step: int, alphas: Alphas, loss: float, statistics: Mapping[str, Tensor] | None = None
+    ) -> None:
+        """Keep a copy of `alphas`, and `statistics`, when `loss` is the lowest yet.
 
         Raises:
             DivergedError: `loss` is not a finite number.
@@ -81,6 +85,7 @@ class Best:
             raise DivergedError(f"wf-net: the validation loss is {loss} at step {step}; lower lr")
         if not self.losses or loss < min(self.losses):
             self.alphas = {name: alpha.detach().clone() for name, alpha in alphas.items()}
+            self.statistics = statistics or {}
             self.step = step
         self.losses.append(loss)
 

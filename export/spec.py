@@ -101,6 +101,11 @@ def _wrong_kind(spec: ExportSpec, artifact: Artifact) -> list[str]:
         return [*misfits, f"mode: {method} edits weights and has no gates; export it baked"]
     if not artifact.model.bn_folded:
         misfits.append("mode: its gates were made with BatchNorm left in; export it baked")
+    if spec.allow_none and artifact.manifest.params.get("bn") == "adapt":
+        misfits.append(
+            "allow_none: BatchNorm adapted to the masks (bn=adapt), so that without a mask this is "
+            "not the original network; leave out"
+        )
     misplaced = _not_servable(gates.masks, gateable(artifact.model.network))
     if misplaced:
         misfits.append(

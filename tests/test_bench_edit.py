@@ -72,6 +72,15 @@ def test_layers_alone_are_edited_as_in_the_network() -> None:
         assert (alone - whole[shape.name]).norm() <= 1e-4 * alone.norm(), shape.name
 
 
+def test_a_layer_alone_reads_every_image_and_answers_for_the_first() -> None:
+    model = resnet18(4, 8, seed=1)
+    retain, forget = retain_and_forget(36, 40, 8, seed=1)
+    for shape in shapes(model, retain, forget):
+        image, _ = next(iter(shape.retain.batches(5)))
+        assert len(image) == 5
+        assert len(shape.model(image)) == 1
+
+
 def test_the_reference_keeps_no_more_rows_than_its_cap() -> None:
     model = resnet18(4, 8, seed=0)
     retain, _ = retain_and_forget(40, 1, 8, seed=0)

@@ -41,6 +41,9 @@ CASES = {
     "resnet as in the paper": Case(
         "bandstop:resnet", {"width": 8, "blocks": "1-1"}, CONV, ("bn=frozen",), "apart"
     ),
+    "resnet whose statistics adapt": Case(
+        "bandstop:resnet", {"width": 8, "blocks": "1-1"}, CONV, ("bn=adapt", "steps=120"), "apart"
+    ),
 }
 
 

@@ -1,5 +1,7 @@
 """What an artifact cannot give is refused before any work, all misfits at once."""
 
+from dataclasses import replace
+
 import pytest
 
 from bandstop.edit.artifact import Artifact
@@ -70,6 +72,14 @@ def test_gates_of_some_layers_are_served_but_not_of_other_things(gates: Artifact
     check_spec(ExportSpec("baked", forget=(1,)), odd)
     with pytest.raises(SpecError, match=r"mode: conv1\.bias, fc\.weight: no graph has such gates"):
         check_spec(ExportSpec("gated"), odd)
+
+
+def test_a_backbone_that_adapted_to_its_masks_is_not_served_without_them(gates: Artifact) -> None:
+    params = {**gates.manifest.params, "bn": "adapt"}
+    adapted = replace(gates, manifest=gates.manifest.model_copy(update={"params": params}))
+    check_spec(ExportSpec("gated"), adapted)
+    with pytest.raises(SpecError, match="allow_none: BatchNorm adapted to the masks"):
+        check_spec(ExportSpec("gated", allow_none=True), adapted)
 
 
 def test_all_misfits_come_in_one_line(gates: Artifact) -> None:

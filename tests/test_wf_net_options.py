@@ -16,11 +16,11 @@ from bandstop.edit.errors import DivergedError, InputError
 from bandstop.edit.gates import Gated, bias_of, gateable, rows
 from bandstop.edit.images import DataSplits
 from bandstop.edit.method import Splits
-from bandstop.edit.unlearn import every_class, unlearn
+from bandstop.edit.unlearn import every_class, settled, unlearn
 from bandstop.edit.wf_net import PAPER, WFNet
 from bandstop.edit.wf_objective import expand, objective
 from bandstop.edit.wf_training import Best, initial_alphas
-from tests.networks import classifier, corners, tiny, trained
+from tests.networks import TinyNet, classifier, corners, tiny, trained
 
 QUICK = WFNet(steps=200, batch=64, validate_every=20)
 
@@ -48,6 +48,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "sets": {"set_size": 2},
     "frozen": {"bn": "frozen"},
     "frozen and tied": {"bn": "frozen", "gates": "tied"},
+    "adapt": {"bn": "adapt"},
 }
 
 
@@ -55,7 +56,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
 def test_each_option_forgets_and_retains(option: str) -> None:
     setting = replace(QUICK, **OPTIONS[option])
     model = setting.prepare(trained())
-    edit = setting(model, every_class(model), splits())
+    model, edit = settled(model, setting(model, every_class(model), splits()))
+    assert isinstance(edit, GateEdit)
     assert set(edit.masks) == set(gateable(model.network, setting.layers))
     for c in range(4):
         forget, retain = forgets_and_retains(model, edit, [c])
@@ -169,7 +171,7 @@ def test_a_transformer_is_unlearned_by_its_queries_keys_and_values() -> None:
 
 @pytest.mark.parametrize("option", OPTIONS)
 def test_the_seed_decides(option: str) -> None:
-    setting = replace(QUICK, steps=10, **OPTIONS[option])
+    setting = replace(QUICK, steps=40, **OPTIONS[option])
     model = setting.prepare(trained())
     one, two = (setting(model, every_class(model), splits()).masks for _ in range(2))
     other = replace(setting, seed=1)(model, every_class(model), splits()).masks
@@ -195,6 +197,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "set_size": ({"set_size": 4}, "set_size must be below 4, got 4"),
     "pattern": ({"layers": ("conv9",)}, "matches 'conv9'; there are 3, such as conv"),
     "frozen": ({"bn": "frozen"}, "bn=frozen needs the original network"),
+    "adapt": ({"bn": "adapt"}, "bn=adapt needs the original network"),
 }
 
 
@@ -217,7 +220,7 @@ def test_networks_that_are_not_folded_and_missing_classes_are_refused_together()
     ("wrong", "message"),
     [
         ({"gates": "both"}, "gates must be kernel-bias or tied, got 'both'"),
-        ({"bn": "adapt"}, "bn must be fold or frozen, got 'adapt'"),
+        ({"bn": "batch"}, "bn must be fold or adapt or frozen, got 'batch'"),
         ({"layers": ()}, "layers must be one pattern or more"),
         ({"layers": "conv1"}, "layers must be one pattern or more, got 'conv1'"),
         ({"set_size": 0}, "set_size must be 1 or more"),
@@ -232,11 +235,13 @@ def test_the_paper_masks_kernels_and_biases_alone() -> None:
     assert (PAPER.gates, PAPER.set_size, PAPER.layers) == ("kernel-bias", 1, ("*",))
 
 
-@pytest.mark.parametrize(("bn", "folded"), [("fold", True), ("frozen", "apart")])
+@pytest.mark.parametrize(
+    ("bn", "folded"), [("fold", True), ("adapt", "apart"), ("frozen", "apart")]
+)
 def test_unlearning_folds_batchnorm_as_the_setting_says(
-    bn: Literal["fold", "frozen"], folded: bool | str
+    bn: Literal["fold", "adapt", "frozen"], folded: bool | str
 ) -> None:
-    setting = replace(QUICK, steps=2, bn=bn)
+    setting = replace(QUICK, steps=100, bn=bn)
     model = trained()
     data = splits()
     sets = DataSplits(
@@ -245,3 +250,39 @@ def test_unlearning_folds_batchnorm_as_the_setting_says(
     network, _ = unlearn(model, setting, every_class(model), sets)
     assert network.bn_folded == folded
     assert not model.bn_folded
+
+
+def test_adapted_statistics_are_those_of_masked_images_and_leave_the_model_alone() -> None:
+    setting = replace(QUICK, steps=40, bn="adapt", batch=200)
+    model = trained()
+    before = {name: value.clone() for name, value in model.network.state_dict().items()}
+    edit = setting(model, every_class(model), splits())
+    assert all(
+        torch.equal(value, before[name]) for name, value in model.network.state_dict().items()
+    )
+    moved = {name: value - before[name] for name, value in edit.statistics.items()}
+    assert {name.rpartition(".")[2] for name in moved} >= {"running_mean", "running_var"}
+    assert all(bool(moved[name].any()) for name in moved if "running" in name)
+    folded, written = settled(model, edit)
+    assert isinstance(written, GateEdit)
+    assert not written.statistics
+    # one row: what the masks do on the folded network is what they do before the adapted BatchNorm
+    image = example(model, 3)
+    network = Gated(model.network, tuple(edit.masks))
+    network.load_state_dict({f"network.{k}": v for k, v in edit.statistics.items()}, strict=False)
+    masks = rows(edit.masks, torch.tensor([2, 2, 2]))
+    with torch.no_grad():
+        expected = network((image - model.mean) / model.std, masks)
+        actual = functional_call(
+            folded.network,
+            fold(folded.network.state_dict(), written, [2]),
+            ((image - model.mean) / model.std,),
+        )
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_network_without_batchnorm_has_nothing_to_adapt() -> None:
+    model = classifier(TinyNet(norm=False))
+    setting = replace(QUICK, bn="adapt")
+    with pytest.raises(InputError, match="bn=adapt needs a network with BatchNorm"):
+        setting(model, every_class(model), splits())
