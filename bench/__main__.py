@@ -10,6 +10,7 @@ from bandstop.cli.main import USAGE, run
 BENCHMARKS = {
     "classes": "bandstop.bench.classes:app",
     "edit": "bandstop.bench.edit:app",
+    "few-samples": "bandstop.bench.few_samples:app",
     "last-stage": "bandstop.bench.last_stage:app",
     "photographs": "bandstop.bench.photographs:app",
 }
