@@ -31,6 +31,7 @@ from bandstop.edit.load import load_model
 from bandstop.edit.method import Method
 from bandstop.edit.methods import configured, preset
 from bandstop.edit.request import ForgetRequest, parse_forget
+from bandstop.edit.stand_in import stand_in
 from bandstop.edit.svd import SVD
 from bandstop.edit.train import without_classes
 from bandstop.edit.unlearn import every_class, unlearn, unlearn_each
@@ -87,6 +88,9 @@ def run(
     retrained: Annotated[
         list[Path] | None, typer.Option(help="Checkpoints of bandstop train --without.")
     ] = None,
+    standing_in: Annotated[
+        str | None, typer.Option("--stand-in", help="See bandstop unlearn: no training images.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the method and of the random sets.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -99,12 +103,13 @@ def run(
     wanted = range(len(names)) if forget is None else parse_forget(forget, names).classes
     reference = _references(retrained or [], splits)
     before = logits(parent, splits.test)
+    learnt = splits if standing_in is None else stand_in(parent, standing_in, seed=seed)
     rows, seconds = [], 0.0
     started = time.perf_counter()
     made = (
-        in_sequence(parent, chosen, wanted, splits)
+        in_sequence(parent, chosen, wanted, learnt)
         if sequential
-        else edits(parent, chosen, tuple(wanted), splits, together, sets, each)
+        else edits(parent, chosen, tuple(wanted), learnt, together, sets, each)
     )
     for classes, folded, edit in made:
         seconds += time.perf_counter() - started

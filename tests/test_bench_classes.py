@@ -76,3 +76,19 @@ def test_the_command_prints_each_class_beside_its_retrained_network(
     told = json.loads(capsys.readouterr().out)
     assert [r["forget"] for r in told["rows"]] == [[4], [4, 7]]
     assert told["rows"][1]["worst"] <= 0.2
+
+
+def test_training_images_can_be_made_up_and_the_test_images_stay(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = load_data("digits")
+    arch = Arch("bandstop:resnet", {"width": 8, "blocks": "1"})
+    save_checkpoint(tmp_path / "base", train(arch, data, replace(CHARACTERS, epochs=8)), seed=0)
+    asked = ["--model", str(tmp_path / "base"), "--data", "digits", "--forget", "4", "--json"]
+    rows = []
+    for more in ([], ["--stand-in", "synthesised"]):
+        assert main(["classes", "svd", *asked, *more]) == 0
+        rows.append(json.loads(capsys.readouterr().out)["rows"][0])
+    assert rows[0]["original"] == rows[1]["original"]  # both read on the same test images
+    assert rows[0]["edited"] != rows[1]["edited"]
+    assert rows[1]["edited"][0] <= 0.3
