@@ -140,6 +140,10 @@ def edits(
     Raises:
         InputError: a combination that the method does not have.
     """
+    if together > 1 and not isinstance(method, WFNet):
+        raise InputError(f"{method.name}: random sets are for wf-net; leave out --together")
+    if each and not isinstance(method, SVD):
+        raise InputError(f"{method.name}: one pass for all classes is for svd; leave out --each")
     if isinstance(method, WFNet):
         folded, edit = unlearn(parent, method, every_class(parent), data)
         for classes in rows_of(wanted, together, sets, method.seed):
@@ -151,8 +155,6 @@ def edits(
                 say(str(made))
             else:
                 yield (c,), folded, made
-    elif together > 1:
-        raise InputError(f"{method.name}: random sets are for wf-net")
     else:
         for c in wanted:
             yield (c,), *unlearn(parent, method, ForgetRequest((c,)), data)

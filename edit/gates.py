@@ -6,14 +6,12 @@ convolution. Masks commute with these layers, so no weight is copied per sample.
 
 import copy
 from collections.abc import Collection, Mapping, Sequence
-from difflib import get_close_matches
-from fnmatch import fnmatchcase
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bandstop.edit.attention import SelfAttention
-from bandstop.edit.errors import InputError
+from bandstop.edit.patterns import check_patterns, matches
 
 _QKV = (("q", "k", "v"), ("q_proj", "k_proj", "v_proj"), ("query", "key", "value"))
 
@@ -113,12 +111,9 @@ def gateable(network: nn.Module, layers: Sequence[str] = ("*",)) -> dict[str, in
         if isinstance(module, nn.Conv2d)
         for kind, parameter in module.named_parameters(recurse=False)
     }
-    _check_patterns(layers, list(dict.fromkeys(map(layer_of, found))))
-    return {
-        name: channels
-        for name, channels in found.items()
-        if any(fnmatchcase(layer_of(name), pattern) for pattern in layers)
-    }
+    if found:
+        check_patterns("wf-net", layers, list(dict.fromkeys(map(layer_of, found))))
+    return {name: channels for name, channels in found.items() if matches(layer_of(name), layers)}
 
 
 def layer_of(name: str) -> str:
@@ -191,15 +186,3 @@ def _query_key_value(network: nn.Module) -> dict[str, int]:
                 for kind, parameter in module.named_parameters(recurse=False)
             }
     return found
-
-
-def _check_patterns(patterns: Sequence[str], layers: Sequence[str]) -> None:
-    unmatched = [p for p in patterns if not any(fnmatchcase(name, p) for name in layers)]
-    if not layers or not unmatched:
-        return
-    near = [n for p in unmatched for n in get_close_matches(p, layers, n=3, cutoff=0.4)]
-    known = ", ".join(dict.fromkeys(near)) or ", ".join(layers[:6])
-    raise InputError(
-        f"layers: no layer that can be masked matches {', '.join(map(repr, unmatched))}; "
-        f"there are {len(layers)}, such as {known}"
-    )

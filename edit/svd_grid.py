@@ -1,8 +1,6 @@
 """What SVD unlearning computes with: the chosen layers, their moments, the edit at a grid point."""
 
-import difflib
 from collections.abc import Mapping, Sequence
-from fnmatch import fnmatchcase
 from functools import partial
 
 import torch
@@ -21,6 +19,7 @@ from bandstop.edit.moments import (
     weight_name,
     weight_of,
 )
+from bandstop.edit.patterns import check_patterns, matches
 from bandstop.edit.projection import (
     DOUBLE_UP_TO,
     Rows,
@@ -48,19 +47,8 @@ def chosen_layers(
         InputError: a pattern matches no layer, or nothing is left.
     """
     known = editable_layers(network)
-    misfits = [
-        f"{pattern!r} matches no layer{_close(pattern, list(known))}"
-        for pattern in (*layers, *exclude)
-        if not any(fnmatchcase(name, pattern) for name in known)
-    ]
-    if misfits:
-        raise InputError("svd: " + "; ".join(misfits))
-    names = [
-        name
-        for name in known
-        if any(fnmatchcase(name, p) for p in layers)
-        and not any(fnmatchcase(name, p) for p in exclude)
-    ]
+    check_patterns("svd", (*layers, *exclude), list(known))
+    names = [name for name in known if matches(name, layers) and not matches(name, exclude)]
     if not names:
         raise InputError("svd: no layer is left to edit; see layers and exclude")
     return {name: known[name] for name in names[-last if last else None :]}
@@ -284,8 +272,3 @@ def _removed(old: Tensor, new: Tensor, unit: Space) -> float:
 
 def _or_one(value: float) -> float:
     return value if value > 0 else 1.0
-
-
-def _close(pattern: str, names: list[str]) -> str:
-    close = difflib.get_close_matches(pattern, names, n=3, cutoff=0.4) or names[-3:]
-    return f" (there are {', '.join(close)})"

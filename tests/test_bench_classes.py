@@ -92,3 +92,26 @@ def test_training_images_can_be_made_up_and_the_test_images_stay(
     assert rows[0]["original"] == rows[1]["original"]  # both read on the same test images
     assert rows[0]["edited"] != rows[1]["edited"]
     assert rows[1]["edited"][0] <= 0.3
+
+
+@pytest.mark.parametrize(
+    ("method", "option", "said"),
+    [
+        ("svd", ("--together", "2"), "random sets are for wf-net"),
+        ("svd", ("--together", "2", "--each"), "random sets are for wf-net"),
+        ("wf-net", ("--each",), "one pass for all classes is for svd"),
+    ],
+)
+def test_options_of_the_other_method_are_refused(
+    method: str,
+    option: tuple[str, ...],
+    said: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arch = Arch("bandstop:resnet", {"width": 4, "blocks": "1"})
+    model = train(arch, load_data("digits"), replace(CHARACTERS, epochs=1))
+    save_checkpoint(tmp_path / "base", model, seed=0)
+    argv = ["classes", method, "--model", str(tmp_path / "base"), "--data", "digits", *option]
+    assert main(argv) == 2
+    assert said in capsys.readouterr().err

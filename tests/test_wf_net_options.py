@@ -195,7 +195,7 @@ def test_a_run_that_ends_worse_than_it_began_is_an_error() -> None:
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "set_size": ({"set_size": 4}, "set_size must be below 4, got 4"),
-    "pattern": ({"layers": ("conv9",)}, "matches 'conv9'; there are 3, such as conv"),
+    "pattern": ({"layers": ("conv9",)}, r"wf-net: 'conv9' matches no layer \(there are conv"),
     "frozen": ({"bn": "frozen"}, "bn=frozen needs the original network"),
     "adapt": ({"bn": "adapt"}, "bn=adapt needs the original network"),
 }
