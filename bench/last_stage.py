@@ -6,7 +6,6 @@ the result is read on photographs that were never used.
 """
 
 import json
-import resource
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -20,6 +19,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from bandstop.bench.classes import edited
+from bandstop.bench.memory import process_memory
 from bandstop.bench.photographs import NETWORK, efficientnet, labelled
 from bandstop.bench.workload import Activations
 from bandstop.cli.output import say
@@ -150,7 +150,7 @@ def trained(method: WFNet, stage: Classifier, data: Splits, test: ImageSet, othe
         top1_others=_top1(elsewhere, test.labels.repeat_interleave(others)),
         seconds=seconds,
         best_step=int(str(edit.found["best_step"])),
-        peak_bytes=1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+        peak_bytes=process_memory("VmHWM"),
     )
 
 

@@ -61,13 +61,13 @@ def grown(side: Side, job: Job) -> int:
     model = resnet18(job.width, job.size, job.seed)
     retain, forget = retain_and_forget(job.retain, job.forget, job.size, job.seed)
     validate = smooth_images(torch.arange(20) % 10, job.size, job.seed + 1)
-    before = _status("VmRSS")
+    before = process_memory("VmRSS")
     paper = Paper(row_cap=job.row_cap, largest=job.largest, seed=job.seed)
     if side == "ours":
         _ours(model, Splits(forget, retain, validate), paper)
     else:
         reference_edit(model, retain, forget, paper)
-    return _status("VmHWM") - before
+    return process_memory("VmHWM") - before
 
 
 def _ours(model: Classifier, data: Splits, paper: Paper) -> None:
@@ -77,8 +77,8 @@ def _ours(model: Classifier, data: Splits, paper: Paper) -> None:
         setting(model, ForgetRequest(classes=(0,)), data)
 
 
-def _status(key: str) -> int:
-    """Return a line of /proc/self/status in bytes."""
+def process_memory(key: Literal["VmRSS", "VmHWM"]) -> int:
+    """Return this process's memory now, or at its highest so far, in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     (value,) = (line.split()[1] for line in lines if line.startswith(f"{key}:"))
     return int(value) * 1024

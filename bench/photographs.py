@@ -20,6 +20,7 @@ from rich.table import Table
 from torch import Tensor
 
 from bandstop.bench.classes import edited
+from bandstop.bench.memory import process_memory
 from bandstop.cli.output import say
 from bandstop.cli.settings import given_settings
 from bandstop.edit.accuracy import accuracy, logits
@@ -56,6 +57,7 @@ class Outcome:
         retain_before: accuracy on the held-out photographs of other classes.
         retain_after: the same, edited.
         seconds: that the edit took.
+        peak_bytes: memory of the process at its highest so far.
     """
 
     forget: int
@@ -65,6 +67,7 @@ class Outcome:
     retain_before: float
     retain_after: float
     seconds: float
+    peak_bytes: int
 
 
 @app.command(name="photographs")
@@ -155,6 +158,7 @@ def forget(
         retain_before=accuracy(kept_before.argmax(1), tested.labels),
         retain_after=accuracy(kept_after.argmax(1), tested.labels),
         seconds=seconds,
+        peak_bytes=process_memory("VmHWM"),
     )
 
 
@@ -178,7 +182,8 @@ def table(outcomes: Sequence[Outcome], names: Sequence[str]) -> Table:
         )
     below = sum(o.after < 0.1 for o in outcomes)
     made.add_section()
-    made.add_row(f"p below 0.1 in {below} of {len(outcomes)}")
+    peak = max((o.peak_bytes for o in outcomes), default=0) / 2**30
+    made.add_row(f"p below 0.1 in {below} of {len(outcomes)}; {peak:.1f} GiB at the highest")
     return made
 
 
