@@ -12,7 +12,8 @@ from bandstop.edit.classifier import Classifier
 from bandstop.edit.gates import Gated, gateable
 from bandstop.edit.wf_net import WFNet
 from bandstop.edit.wf_objective import objective
-from bandstop.edit.wf_training import clamp_, initial_alphas
+from bandstop.edit.wf_start import initial_alphas
+from bandstop.edit.wf_training import clamp_
 
 
 def wf_step_times(width: int, size: int, batch: int, rounds: int, seed: int) -> Comparison:

@@ -1,36 +1,17 @@
-"""What a training of WF-Net's masks is made of: where they start, how they move, when they stop."""
+"""What a training of WF-Net's masks is made of: how they move, and when they stop."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from bandstop.edit.classifier import Classifier
 from bandstop.edit.errors import DivergedError
-from bandstop.edit.gates import bias_of, gateable
+from bandstop.edit.gates import bias_of
 from bandstop.edit.images import ImageSet
 from bandstop.edit.wf_objective import Alphas
-
-
-def initial_alphas(
-    model: Classifier, bound: float, layers: Sequence[str] = ("*",), *, tied: bool = False
-) -> dict[str, Tensor]:
-    """Return alphas at `bound`, with gradients, for what is gated (see `gateable`).
-
-    When `tied` there is none for a bias: it goes with its weight.
-    """
-    names = gateable(model.network, layers)
-    biases = {bias_of(name) for name in names} - {n for n in names if n.endswith("weight")}
-    return {
-        name: torch.full(
-            (model.num_classes, channels), bound, device=model.mean.device, requires_grad=True
-        )
-        for name, channels in names.items()
-        if not (tied and name in biases)
-    }
 
 
 def masks_of(alphas: Alphas, names: Mapping[str, int]) -> dict[str, Tensor]:

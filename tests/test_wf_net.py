@@ -19,7 +19,8 @@ from bandstop.edit.request import ForgetRequest
 from bandstop.edit.unlearn import every_class
 from bandstop.edit.wf_net import PAPER, WFNet
 from bandstop.edit.wf_objective import closed, expand, objective
-from bandstop.edit.wf_training import Best, clamp_, initial_alphas, is_check
+from bandstop.edit.wf_start import initial_alphas
+from bandstop.edit.wf_training import Best, clamp_, is_check
 from tests.networks import classifier, corners, tiny, trained
 
 QUICK = WFNet(steps=200, batch=64, validate_every=20)

@@ -19,7 +19,8 @@ from bandstop.edit.method import Splits
 from bandstop.edit.unlearn import every_class, settled, unlearn
 from bandstop.edit.wf_net import PAPER, WFNet
 from bandstop.edit.wf_objective import expand, objective
-from bandstop.edit.wf_training import Best, initial_alphas
+from bandstop.edit.wf_start import initial_alphas
+from bandstop.edit.wf_training import Best
 from tests.networks import TinyNet, classifier, corners, tiny, trained
 
 QUICK = WFNet(steps=200, batch=64, validate_every=20)
