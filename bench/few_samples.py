@@ -141,7 +141,7 @@ def figure(points: Sequence[Point]) -> Figure:
     right.annotate(
         "original",
         (1, 100 * points[0].original),
-        ("axes fraction", "data"),
+        xycoords=("axes fraction", "data"),
         ha="right",
         va="bottom",
         color="grey",
@@ -154,7 +154,7 @@ def figure(points: Sequence[Point]) -> Figure:
         axes.set_xticks(sorted({p.forget_images for p in points}))
         axes.xaxis.set_major_formatter("{x:.0f}")
         axes.minorticks_off()
-    left.set_ylim(bottom=0)
+    left.set_ylim(0, max(5.0, left.get_ylim()[1]))  # or a line at zero has an axis of hundredths
     left.legend(frameon=False)
     return made
 
