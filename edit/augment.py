@@ -45,10 +45,12 @@ def crops(
     """
     made: list[Tensor] = []
     for image, _ in images.batches(1):
-        made += [_crop(image, smallest, generator) for _ in range(copies)]
+        # bytes at once: thousands of photographs as floats do not fit
+        cut = (_crop(image, smallest, generator) for _ in range(copies))
+        made += [(crop * 255).round().to(torch.uint8) for crop in cut]
     if not made:
         return images
-    pixels = (torch.cat(made) * 255).round().to(torch.uint8)
+    pixels = torch.cat(made)
     return ImageSet(pixels, torch.arange(len(pixels)), images.labels.repeat_interleave(copies))
 
 
