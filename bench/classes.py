@@ -4,7 +4,6 @@ Beside each row stand the original network, the logit mask (the trivial edit) an
 trained, the network that never saw the class.
 """
 
-import copy
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +23,7 @@ from bandstop.edit.accuracy import forget_and_retain, logits
 from bandstop.edit.checkpoint import describe_checkpoint
 from bandstop.edit.classifier import Classifier
 from bandstop.edit.data_for import data_for
-from bandstop.edit.edits import Edit, GateEdit, fold
+from bandstop.edit.edits import Edit, edited
 from bandstop.edit.errors import InputError, NothingForgottenError
 from bandstop.edit.images import DataSplits
 from bandstop.edit.load import load_model
@@ -208,14 +207,6 @@ def row(
         retrained=None if retrained is None else accuracies(retrained),
         found=found,
     )
-
-
-def edited(folded: Classifier, edit: Edit, classes: Sequence[int]) -> Classifier:
-    """Return `folded` with `edit` written into it; of gates, the rows of `classes`."""
-    network = copy.deepcopy(folded.network)
-    chosen = classes if isinstance(edit, GateEdit) else ()
-    network.load_state_dict(fold(folded.network.state_dict(), edit, chosen))
-    return folded.replaced(network)
 
 
 def summary(rows: Sequence[Row]) -> dict[str, float]:

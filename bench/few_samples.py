@@ -13,12 +13,13 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from bandstop.bench.classes import Row, edited, row, summary
+from bandstop.bench.classes import Row, row, summary
 from bandstop.cli.output import say
 from bandstop.cli.settings import given_settings
 from bandstop.edit.accuracy import logits
 from bandstop.edit.classifier import Classifier
 from bandstop.edit.data_for import data_for
+from bandstop.edit.edits import edited
 from bandstop.edit.errors import InputError, NothingForgottenError
 from bandstop.edit.images import DataSplits
 from bandstop.edit.load import load_model

@@ -18,7 +18,6 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from bandstop.bench.classes import edited
 from bandstop.bench.memory import process_memory
 from bandstop.bench.photographs import NETWORK, efficientnet, labelled
 from bandstop.bench.workload import Activations
@@ -29,7 +28,7 @@ from bandstop.edit.augment import crops
 from bandstop.edit.batchnorm import fold_batchnorm
 from bandstop.edit.classifier import Arch, Classifier
 from bandstop.edit.data_for import data_for
-from bandstop.edit.edits import GateEdit
+from bandstop.edit.edits import GateEdit, edited
 from bandstop.edit.errors import InputError
 from bandstop.edit.images import ImageSet, Preprocess
 from bandstop.edit.method import Splits

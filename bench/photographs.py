@@ -19,7 +19,6 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from bandstop.bench.classes import edited
 from bandstop.bench.memory import process_memory
 from bandstop.cli.output import say
 from bandstop.cli.settings import given_settings
@@ -30,6 +29,7 @@ from bandstop.edit.batchnorm import fold_batchnorm
 from bandstop.edit.classifier import Arch, Classifier
 from bandstop.edit.data_for import data_for
 from bandstop.edit.decode import store
+from bandstop.edit.edits import edited
 from bandstop.edit.errors import InputError, NothingForgottenError
 from bandstop.edit.images import DataSplits, ImageSet
 from bandstop.edit.load import read_weights

@@ -111,6 +111,7 @@ def save(
         request=request,
         parent=source.model,
         forgotten_before=source.origin.forgotten,
+        instances_before=source.origin.instances,
         split_seed=source.origin.split_seed,
         stand_in=source.stand_in,
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from pydantic import JsonValue, ValidationError
+from pydantic import Field, JsonValue, ValidationError
 from torch import Tensor
 
 from bandstop.edit import tensors
@@ -50,6 +50,7 @@ class RequestRecord(Strict):
 
     classes: list[int]
     instances: list[int]
+    labels: list[int] = Field(default_factory=list)
 
 
 class FileRecord(Strict):
@@ -66,6 +67,7 @@ class Manifest(Strict):
         found: what the method chose and saw (grid points, losses, how much each layer changed).
         parent_sha256: digest of the weights that the edit started from, BatchNorm not yet folded.
         forgotten_before: the classes that earlier edits of the same network took out.
+        instances_before: the training images that they took out.
         split_seed: divided the data that the network was trained on; None where nothing says so.
         stand_in: what stood in for the training images, `synthesised` or a kind of data; None
             where they were at hand.
@@ -86,6 +88,7 @@ class Manifest(Strict):
     parent_sha256: Sha256
     files: dict[Literal["model.safetensors", "gates.safetensors"], FileRecord]
     forgotten_before: tuple[int, ...] = ()
+    instances_before: tuple[int, ...] = ()
     split_seed: int | None = None
     stand_in: str | None = None
 
@@ -114,6 +117,7 @@ def save_artifact(
     request: ForgetRequest,
     parent: Classifier,
     forgotten_before: Sequence[int] = (),
+    instances_before: Sequence[int] = (),
     split_seed: int | None = None,
     stand_in: str | None = None,
 ) -> Manifest:
@@ -127,6 +131,7 @@ def save_artifact(
         request: what was asked.
         parent: the network that the user gave; only a digest of its weights is kept.
         forgotten_before: the classes that `parent` has forgotten already.
+        instances_before: the training images that it has forgotten already.
         split_seed: of the data that `parent` was trained on.
         stand_in: what stood in for its training images.
     """
@@ -144,7 +149,7 @@ def save_artifact(
                 "method": method.name,
                 "params": params_of(method),
                 "seed": method.seed,
-                "request": {"classes": request.classes, "instances": request.instances},
+                "request": asdict(request),
                 "found": edit.found,
                 "versions": library_versions(),
                 "parent_sha256": state_sha256(parent.network.state_dict()),
@@ -153,6 +158,7 @@ def save_artifact(
                     for name, data in files.items()
                 },
                 "forgotten_before": list(forgotten_before),
+                "instances_before": list(instances_before),
                 "split_seed": split_seed,
                 "stand_in": stand_in,
             }

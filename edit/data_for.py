@@ -1,17 +1,19 @@
 """A data set as a model is used to seeing it."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
+
+import torch
 
 from bandstop.edit.artifact import read_manifest
 from bandstop.edit.checkpoint import describe_checkpoint
 from bandstop.edit.data import load_data
 from bandstop.edit.errors import InputError
 from bandstop.edit.images import DataSplits, Preprocess
-from bandstop.edit.origin import is_artifact, is_checkpoint, origin_of
+from bandstop.edit.origin import Origin, is_artifact, is_checkpoint, origin_of
 
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
 _INTERPOLATION: Mapping[str, Interpolation] = {"nearest": "nearest", "bicubic": "bicubic"}
@@ -26,7 +28,7 @@ def data_for(model: str, spec: str, *, seed: int = 0, image_size: int | None = N
 
     What an artifact has forgotten, or a checkpoint was trained without, is neither learnt nor
     validated on: these classes are left out of the training and validation images, and stay among
-    the test images.
+    the test images; forgotten instances are left out of the training images.
 
     Args:
         model: see `load_model`.
@@ -48,19 +50,18 @@ def data_for(model: str, spec: str, *, seed: int = 0, image_size: int | None = N
                 f"got image size {image_size}; leave it out"
             )
         own = seed if origin.split_seed is None else origin.split_seed
-        return _without(load_data(spec, seed=own, preprocess=prep), origin.forgotten)
+        return _without(load_data(spec, seed=own, preprocess=prep), origin)
     source, _, name = model.partition(":")
     if source == "timm":
         return load_data(spec, seed=seed, preprocess=timm_preprocess(name, image_size))
     return load_data(spec, seed=seed, image_size=image_size)
 
 
-def _without(data: DataSplits, classes: Sequence[int]) -> DataSplits:
-    return replace(
-        data,
-        train=data.train.without_classes(classes),
-        validate=data.validate.without_classes(classes),
-    )
+def _without(data: DataSplits, origin: Origin) -> DataSplits:
+    train = data.train.without_classes(origin.forgotten)
+    gone = torch.isin(train.index, torch.tensor(origin.instances, dtype=torch.int64))
+    validate = data.validate.without_classes(origin.forgotten)
+    return replace(data, train=train.take(~gone), validate=validate)
 
 
 def timm_preprocess(name: str, image_size: int | None = None) -> Preprocess:

@@ -1,10 +1,13 @@
 """The two kinds of edit a method can return, and how an edit is written into weights."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
+from bandstop.edit.classifier import Classifier
 from bandstop.edit.errors import InputError
 
 Findings = Mapping[str, object]  # JSON: what a method chose and saw
@@ -75,6 +78,23 @@ def fold(state: Mapping[str, Tensor], edit: Edit, forget: Sequence[int] = ()) ->
         if name in edit.masks
         else value
         for name, value in state.items()
+    }
+
+
+def edited(model: Classifier, edit: Edit, forget: Sequence[int] = ()) -> Classifier:
+    """Return `model` with `edit` written into it, of gates the rows `forget`; see `fold`."""
+    network = copy.deepcopy(model.network)
+    rows = forget if isinstance(edit, GateEdit) else ()
+    network.load_state_dict(fold(network.state_dict(), edit, rows))
+    return model.replaced(network)
+
+
+def changed(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a copy of those values of the state dict `after` that differ from `before`."""
+    return {
+        name: value.detach().clone()
+        for name, value in after.items()
+        if not torch.equal(value, before[name])
     }
 
 

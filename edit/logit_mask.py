@@ -8,6 +8,7 @@ from torch import nn
 from bandstop.edit.classifier import Classifier
 from bandstop.edit.edits import WeightEdit
 from bandstop.edit.errors import InputError
+from bandstop.edit.journal import Journal
 from bandstop.edit.method import Splits
 from bandstop.edit.request import ForgetRequest
 
@@ -25,7 +26,13 @@ class LogitMask:
     name: ClassVar[str] = "logit-mask"
     seed: int = 0
 
-    def __call__(self, model: Classifier, request: ForgetRequest, data: Splits) -> WeightEdit:
+    def __call__(
+        self,
+        model: Classifier,
+        request: ForgetRequest,
+        data: Splits,
+        journal: Journal | None = None,
+    ) -> WeightEdit:
         """Return the edit of the last linear layer; `model` is left as it was.
 
         Raises:

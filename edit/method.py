@@ -3,9 +3,13 @@
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
+import torch
+
 from bandstop.edit.classifier import Classifier
 from bandstop.edit.edits import Edit
+from bandstop.edit.errors import InputError
 from bandstop.edit.images import DataSplits, ImageSet
+from bandstop.edit.journal import Journal
 from bandstop.edit.request import ForgetRequest
 
 
@@ -34,15 +38,43 @@ class Method(Protocol):
         """Seeds everything random in the method."""
         ...
 
-    def __call__(self, model: Classifier, request: ForgetRequest, data: Splits) -> Edit:
-        """Return the edit that makes `model` forget; `model` is left bit for bit as it was."""
+    def __call__(
+        self,
+        model: Classifier,
+        request: ForgetRequest,
+        data: Splits,
+        journal: Journal | None = None,
+    ) -> Edit:
+        """Return the edit that makes `model` forget; `model` is left bit for bit as it was.
+
+        Args:
+            model: what is to forget.
+            request: what is to be forgotten.
+            data: the training data as `request` divides it.
+            journal: where a method that takes minutes notes how far it is; None notes nothing.
+        """
         ...
 
 
 def split(data: DataSplits, request: ForgetRequest) -> Splits:
-    """Divide the training data as `request` asks; the test set is not in it."""
+    """Divide the training data as `request` asks; the test set is not in it.
+
+    Raises:
+        InputError: an instance that is no training image.
+    """
     if request.classes:
         forget = data.train.of_classes(request.classes)
         retain = data.train.without_classes(request.classes)
         return Splits(forget, retain, data.validate)
-    raise NotImplementedError("instance-wise requests come with the L2UL method")
+    wanted = torch.tensor(request.instances)
+    unknown = wanted[~torch.isin(wanted, data.train.index)].tolist()
+    if unknown:
+        raise InputError(
+            f"instances: {len(unknown)} of {len(wanted)} are no training images "
+            f"({', '.join(map(str, unknown[:5]))}{', ...' if len(unknown) > 5 else ''}); images "
+            "that were held out for validation or test taught the network nothing"
+        )
+    among = torch.isin(data.train.index, wanted)
+    if bool(among.all()):
+        raise InputError("instances: every training image is named; leave some to recognise")
+    return Splits(data.train.take(among), data.train.take(~among), data.validate)

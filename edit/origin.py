@@ -15,10 +15,12 @@ class Origin:
         split_seed: divided the data that it was trained on; None where nothing says so.
         forgotten: the classes that earlier edits took out or that it was trained without,
             ascending.
+        instances: the training images that earlier edits took out, ascending.
     """
 
     split_seed: int | None = None
     forgotten: tuple[int, ...] = ()
+    instances: tuple[int, ...] = ()
 
 
 def is_checkpoint(model: str) -> bool:
@@ -40,7 +42,7 @@ def origin_of(model: str) -> Origin:
     """
     if is_artifact(model):
         manifest = read_manifest(Path(model))
-        return Origin(manifest.split_seed, forgotten_by(manifest))
+        return Origin(manifest.split_seed, forgotten_by(manifest), instances_of(manifest))
     if is_checkpoint(model):
         described = describe_checkpoint(Path(model))
         return Origin(described.seed, tuple(sorted(described.without)))
@@ -52,3 +54,8 @@ def forgotten_by(manifest: Manifest) -> tuple[int, ...]:
     if manifest.kind == "gates":
         return tuple(manifest.forgotten_before)
     return tuple(sorted({*manifest.forgotten_before, *manifest.request.classes}))
+
+
+def instances_of(manifest: Manifest) -> tuple[int, ...]:
+    """Return the training images that the model of `manifest` was made to forget."""
+    return tuple(sorted({*manifest.instances_before, *manifest.request.instances}))

@@ -1,9 +1,13 @@
 """What is to be forgotten."""
 
+import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bandstop.edit.errors import InputError
+
+_NUMBER = re.compile(r"[0-9]{1,12}")  # of an image; more digits are no number of anything
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,11 +16,14 @@ class ForgetRequest:
 
     Attributes:
         classes: class indices, ascending, without repeats.
-        instances: positions in the training set, ascending, without repeats.
+        instances: numbers of training images (their position in the data source, from 0, as
+            in `ImageSet.index`), ascending, without repeats.
+        labels: what each instance shall be taken for instead; empty leaves it to the method.
     """
 
     classes: tuple[int, ...] = ()
     instances: tuple[int, ...] = ()
+    labels: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse a request for nothing, for both kinds, or out of order."""
@@ -28,6 +35,11 @@ class ForgetRequest:
         for what in (self.classes, self.instances):
             if list(what) != sorted(set(what)):
                 raise InputError(f"a request lists each index once, ascending, got {what}")
+        if self.labels and len(self.labels) != len(self.instances):
+            raise InputError(
+                f"a request has a label for every instance or for none, got {len(self.labels)} "
+                f"for {len(self.instances)}"
+            )
 
 
 def class_index(name: str, class_names: Sequence[str]) -> int:
@@ -67,3 +79,39 @@ def parse_forget(text: str, class_names: Sequence[str]) -> ForgetRequest:
             f"forget: all {len(class_names)} classes are named; leave at least one to recognise"
         )
     return ForgetRequest(classes=tuple(sorted(classes)))
+
+
+def parse_instances(text: str, class_names: Sequence[str], where: str) -> ForgetRequest:
+    """Return the request that the lines of `text` make: `NUMBER` or `NUMBER LABEL` each.
+
+    Empty lines, and lines that start with `#`, are left out.
+
+    Args:
+        text: one training image a line, by its position in the data source, from 0; after it the
+            name or index of the class that it shall be taken for, on every line or on none.
+        class_names: of the model.
+        where: the file, for the error.
+
+    Raises:
+        InputError: a line that is neither, a repeated image, or no image; all of them.
+    """
+    lines = [line.strip() for line in text.splitlines()]
+    rows = [line.partition(" ") for line in lines if line and not line.startswith("#")]
+    wrong = [number for number, _, _ in rows if not _NUMBER.fullmatch(number)]
+    if wrong:
+        shown = ", ".join(repr(number[:20]) for number in wrong[:5])
+        raise InputError(f"{where}: expected a number at the start of each line, got {shown}")
+    if not rows:
+        raise InputError(f"{where}: names no image")
+    numbers = [int(number) for number, _, _ in rows]
+    twice = sorted(n for n, times in Counter(numbers).items() if times > 1)
+    if twice:
+        raise InputError(f"{where}: named twice: {', '.join(map(str, twice[:5]))}")
+    named = [label.strip() for _, _, label in rows]
+    if any(named) and not all(named):
+        raise InputError(f"{where}: give a label on every line or on none")
+    labels = {
+        n: class_index(label, class_names) for n, label in zip(numbers, named, strict=True) if label
+    }
+    ordered = tuple(sorted(numbers))
+    return ForgetRequest(instances=ordered, labels=tuple(labels[n] for n in ordered if labels))

@@ -25,6 +25,7 @@ from bandstop.edit.classifier import Classifier
 from bandstop.edit.edits import WeightEdit
 from bandstop.edit.errors import DivergedError, InputError, NothingForgottenError
 from bandstop.edit.images import DataSplits, ImageSet
+from bandstop.edit.journal import Journal
 from bandstop.edit.method import Splits, split
 from bandstop.edit.moments import Layer
 from bandstop.edit.request import ForgetRequest
@@ -108,7 +109,13 @@ class SVD:
         if wrong:
             raise InputError("svd: " + "; ".join(wrong))
 
-    def __call__(self, model: Classifier, request: ForgetRequest, data: Splits) -> WeightEdit:
+    def __call__(
+        self,
+        model: Classifier,
+        request: ForgetRequest,
+        data: Splits,
+        journal: Journal | None = None,
+    ) -> WeightEdit:
         """Return the edit of the chosen layers' weights; `model` is left as it was.
 
         Raises:

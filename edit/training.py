@@ -1,18 +1,14 @@
 """A training under way, and how it is kept in a file to go on after an interruption."""
 
-import io
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from bandstop.edit.classifier import Classifier
-from bandstop.edit.errors import ArtifactError, InputError
-from bandstop.edit.storage import replace_file
+from bandstop.edit.journal import corrupt, read_state, write_state
 
 
 @dataclass(slots=True)
@@ -43,7 +39,6 @@ class Training:
 def keep(training: Training, settings: str, partial: Path) -> None:
     """Write the state of `training` to `partial`; `settings` tells it from other trainings."""
     state = {
-        "settings": settings,
         "network": training.model.network.state_dict(),
         "optimizer": training.optimizer.state_dict(),
         "generator": training.generator.get_state(),
@@ -53,9 +48,7 @@ def keep(training: Training, settings: str, partial: Path) -> None:
         "best_loss": training.best_loss,
         "best_epoch": training.best_epoch,
     }
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    replace_file(partial, buffer.getvalue())
+    write_state(partial, settings, state)
 
 
 def restore_(training: Training, settings: str, partial: Path) -> None:
@@ -65,12 +58,7 @@ def restore_(training: Training, settings: str, partial: Path) -> None:
         InputError: the file is of a training with other settings.
         ArtifactError: the file is corrupt.
     """
-    state = _read(partial)
-    if state.get("settings") != settings:
-        raise InputError(
-            f"{partial} is of a training with other settings or data; "
-            "give the same ones again, or remove it to start anew"
-        )
+    state = read_state(partial, settings)
     try:
         training.model.network.load_state_dict(state["network"])
         training.optimizer.load_state_dict(state["optimizer"])
@@ -79,18 +67,4 @@ def restore_(training: Training, settings: str, partial: Path) -> None:
         training.best = state["best"]
         training.best_loss, training.best_epoch = state["best_loss"], state["best_epoch"]
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-        raise _corrupt(partial) from error
-
-
-def _read(partial: Path) -> Mapping[str, Any]:
-    try:
-        state = torch.load(partial, map_location="cpu", weights_only=True)
-    except Exception as error:  # zip, pickle and torch each have their own errors
-        raise _corrupt(partial) from error
-    if not isinstance(state, Mapping):
-        raise _corrupt(partial)
-    return state
-
-
-def _corrupt(partial: Path) -> ArtifactError:
-    return ArtifactError(f"{partial}: not the state of a training; remove it to start anew")
+        raise corrupt(partial) from error

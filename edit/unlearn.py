@@ -7,9 +7,11 @@ from typing import Protocol, runtime_checkable
 
 from bandstop.edit.batchnorm import fold_batchnorm
 from bandstop.edit.classifier import Classifier
-from bandstop.edit.edits import Edit, GateEdit, WeightEdit
+from bandstop.edit.edits import Edit, WeightEdit, changed, edited
 from bandstop.edit.errors import InputError, NothingForgottenError
 from bandstop.edit.images import DataSplits
+from bandstop.edit.journal import Journal
+from bandstop.edit.judge import judged
 from bandstop.edit.method import Method, split
 from bandstop.edit.request import ForgetRequest
 from bandstop.edit.svd import SVD
@@ -25,16 +27,25 @@ class Prepares(Protocol):
 
 
 def unlearn(
-    model: Classifier, method: Method, request: ForgetRequest, data: DataSplits
+    model: Classifier,
+    method: Method,
+    request: ForgetRequest,
+    data: DataSplits,
+    journal: Journal | None = None,
 ) -> tuple[Classifier, Edit]:
     """Return the folded network and the edit that `method` makes of it; `model` stays as it was.
+
+    A warning tells when the edit made the network forget more than was asked (see `over_forgot`).
 
     Raises:
         InputError: model and data disagree on classes or image shape.
     """
     _check_agree(model, data)
-    before = prepared(model, method)
-    return settled(before, method(before, request, split(data, request)))
+    before, parts = prepared(model, method), split(data, request)
+    folded, edit = settled(before, method(before, request, parts, journal))
+    if isinstance(edit, WeightEdit):
+        edit = judged(folded, edit, request, parts)
+    return folded, edit
 
 
 def unlearn_each(
@@ -58,16 +69,26 @@ def prepared(model: Classifier, method: Method) -> Classifier:
 
 
 def settled(model: Classifier, edit: Edit) -> tuple[Classifier, Edit]:
-    """Return `model` as `edit` wants it, and the edit.
+    """Return `model` with BatchNorm folded, and the edit of that.
 
-    BatchNorm whose statistics adapted to the masks is folded with these; its shift stays behind the
+    Where a method trained a network with BatchNorm, both are folded, and the edit is what differs.
+    BatchNorm whose statistics adapted to masks is folded with these; its shift stays behind the
     layer, where no mask reached it in training.
     """
-    if not (isinstance(edit, GateEdit) and edit.statistics):
+    if isinstance(edit, WeightEdit):
+        return (model, edit) if model.bn_folded else _folded_with(model, edit)
+    if not edit.statistics:
         return model, edit
     network = copy.deepcopy(model.network)
     network.load_state_dict({**network.state_dict(), **edit.statistics})
     return fold_batchnorm(model.replaced(network), shift="apart"), replace(edit, statistics={})
+
+
+def _folded_with(model: Classifier, edit: WeightEdit) -> tuple[Classifier, WeightEdit]:
+    before, after = fold_batchnorm(model), fold_batchnorm(edited(model, edit))
+    return before, WeightEdit(
+        changed(before.network.state_dict(), after.network.state_dict()), edit.found
+    )
 
 
 def every_class(model: Classifier) -> ForgetRequest:

@@ -25,6 +25,7 @@ from bandstop.edit.errors import DivergedError, InputError
 from bandstop.edit.gate_check import check_gates
 from bandstop.edit.gates import Gated, gateable
 from bandstop.edit.images import ImageSet
+from bandstop.edit.journal import Journal
 from bandstop.edit.method import Splits
 from bandstop.edit.progress import progress
 from bandstop.edit.request import ForgetRequest
@@ -132,13 +133,20 @@ class WFNet:
         if wrong:
             raise InputError("wf-net: " + "; ".join(wrong))
 
-    def __call__(self, model: Classifier, request: ForgetRequest, data: Splits) -> GateEdit:
+    def __call__(
+        self,
+        model: Classifier,
+        request: ForgetRequest,
+        data: Splits,
+        journal: Journal | None = None,
+    ) -> GateEdit:
         """Return masks of which row c forgets class c; `model` is left as it was.
 
         Args:
             model: as `prepare` makes it.
             request: of every class.
             data: images of every class.
+            journal: where the state is noted, to go on from; None notes nothing.
 
         Raises:
             InputError: the request is not for all classes, images of a class are missing, or the

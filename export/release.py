@@ -1,6 +1,5 @@
 """From an artifact, or an unedited model, to a release folder that passed rules and parity."""
 
-import copy
 import re
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
@@ -14,7 +13,7 @@ from torch import Tensor
 from bandstop.edit.artifact import Artifact
 from bandstop.edit.batchnorm import fold_batchnorm
 from bandstop.edit.classifier import Classifier
-from bandstop.edit.edits import GateEdit, fold
+from bandstop.edit.edits import GateEdit, edited
 from bandstop.edit.origin import forgotten_by
 from bandstop.edit.storage import (
     canonical_json,
@@ -162,9 +161,7 @@ def _graph(source: _Source, spec: ExportSpec) -> PlainGraph | GatedGraph:
     if spec.mode == "gated" and source.gates is not None:
         return GatedGraph(model, source.gates, spec)
     if source.gates is not None:
-        network = copy.deepcopy(model.network)
-        network.load_state_dict(fold(network.state_dict(), source.gates, spec.forget))
-        model = model.replaced(network)
+        model = edited(model, source.gates, spec.forget)
     return PlainGraph(model if model.bn_folded else fold_batchnorm(model), spec)
 
 

@@ -181,7 +181,7 @@ def test_a_state_that_lacks_something_is_refused(tmp_path: Path) -> None:
     whole = torch.load(partial, weights_only=True)
     for key in whole.keys() - {"settings"}:
         torch.save({k: v for k, v in whole.items() if k != key}, partial)
-        with pytest.raises(ArtifactError, match="not the state of a training"):
+        with pytest.raises(ArtifactError, match="not the state of a run"):
             train(ARCH, splits(), recipe, partial=partial)
 
 
