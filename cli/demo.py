@@ -26,11 +26,11 @@ from bandstop.cli.demo_steps import (
 )
 from bandstop.cli.output import say
 from bandstop.edit.artifact import Artifact
+from bandstop.edit.baselines.logit_mask import LogitMask
 from bandstop.edit.batchnorm import fold_batchnorm
 from bandstop.edit.classifier import Classifier
 from bandstop.edit.data import load_data
 from bandstop.edit.images import DataSplits
-from bandstop.edit.logit_mask import LogitMask
 from bandstop.edit.request import ForgetRequest
 from bandstop.edit.storage import canonical_json, refuse_existing, write_file
 from bandstop.edit.svd import SVD

@@ -30,6 +30,20 @@ def mirrored(image: Tensor, generator: torch.Generator) -> Tensor:
     return torch.where(chosen[:, None, None, None], image.flip(3), image)
 
 
+def augmented(image: Tensor, generator: torch.Generator) -> Tensor:
+    """Return `image` (n, c, h, w) shifted by up to an eighth of its side; colour also mirrored.
+
+    What is grey may be characters, which nobody writes mirrored.
+    """
+    moved = shifted(image, shift_for((image.shape[2], image.shape[3])), generator)
+    return mirrored(moved, generator) if image.shape[1] == 3 else moved
+
+
+def shift_for(size: tuple[int, int]) -> int:
+    """Return by how many pixels images of this height and width are moved at most."""
+    return max(1, min(size) // 8)
+
+
 def crops(
     images: ImageSet, copies: int, generator: torch.Generator, *, smallest: float = 0.25
 ) -> ImageSet:

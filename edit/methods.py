@@ -3,24 +3,32 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import cast
 
 from pydantic import TypeAdapter, ValidationError
 
 from bandstop.edit import svd, wf_net
+from bandstop.edit.baselines import fine_tune
+from bandstop.edit.baselines.fine_tune import FineTune
+from bandstop.edit.baselines.logit_mask import LogitMask
+from bandstop.edit.baselines.neg_grad import NegGrad
 from bandstop.edit.errors import InputError
-from bandstop.edit.logit_mask import LogitMask
 from bandstop.edit.method import Method
 from bandstop.edit.presets import Preset, read_presets
 from bandstop.edit.svd import SVD
 from bandstop.edit.wf_net import WFNet
 
-METHODS: Mapping[str, type[SVD] | type[WFNet] | type[LogitMask]] = {
+METHODS: Mapping[str, type[Method]] = {
     "svd": SVD,
     "wf-net": WFNet,
+    "fine-tune": FineTune,
+    "neg-grad": NegGrad,
     "logit-mask": LogitMask,
 }
-PAPER: Mapping[str, SVD | WFNet] = {"svd": svd.PAPER, "wf-net": wf_net.PAPER}
+PAPER: Mapping[str, Method] = {
+    "svd": svd.PAPER,
+    "wf-net": wf_net.PAPER,
+    "fine-tune": fine_tune.PAPER,
+}
 
 log = logging.getLogger(__name__)
 
@@ -59,10 +67,10 @@ def resolved(method: str, chosen: Preset) -> Method:
         InputError: settings that the method does not have or take, or no paper to start from.
     """
     if chosen.base == "default":
-        return configured(cast(Method, METHODS[method]()), chosen.settings)
+        return configured(METHODS[method](), chosen.settings)
     if method not in PAPER:
         raise InputError(f"{method} is of no paper, so it has no preset with base paper")
-    return configured(cast(Method, PAPER[method]), chosen.settings)
+    return configured(PAPER[method], chosen.settings)
 
 
 def configured(base: Method, given: Mapping[str, object]) -> Method:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from bandstop.edit.accuracy import accuracy, logits
 from bandstop.edit.arch import build
-from bandstop.edit.augment import mirrored, shifted
+from bandstop.edit.augment import mirrored, shift_for, shifted
 from bandstop.edit.classifier import Arch, Classifier
 from bandstop.edit.errors import DivergedError, InputError
 from bandstop.edit.images import DataSplits, ImageSet
@@ -81,7 +81,9 @@ def recipe_for(arch: Arch, data: DataSplits) -> Recipe:
     side = min(data.preprocess.size)
     if side < 16 and family is not TRANSFORMER:
         family = CHARACTERS
-    return replace(family, shift=max(1, side // 8), flip=data.preprocess.channels == 3)
+    return replace(
+        family, shift=shift_for(data.preprocess.size), flip=data.preprocess.channels == 3
+    )
 
 
 def without_classes(data: DataSplits, classes: Sequence[int]) -> DataSplits:

@@ -11,13 +11,15 @@ import torch
 
 from bandstop.edit.accuracy import forget_and_retain, logits
 from bandstop.edit.artifact import load_artifact, save_artifact
+from bandstop.edit.baselines.fine_tune import FineTune
+from bandstop.edit.baselines.logit_mask import LogitMask
+from bandstop.edit.baselines.neg_grad import NegGrad
 from bandstop.edit.batchnorm import example, fold_batchnorm
 from bandstop.edit.classifier import Arch, Classifier
 from bandstop.edit.data import load_data
 from bandstop.edit.edits import Edit, GateEdit, WeightEdit, fold
 from bandstop.edit.errors import InputError
 from bandstop.edit.images import DataSplits
-from bandstop.edit.logit_mask import LogitMask
 from bandstop.edit.method import Method, split
 from bandstop.edit.methods import METHODS
 from bandstop.edit.request import ForgetRequest
@@ -89,6 +91,10 @@ CASES = {
         forget_acc=0.05,
         retain_loss=0.07,
     ),
+    ("fine-tune", "cnn"): Case(FineTune(epochs=8, batch=32, lr=0.1)),
+    ("fine-tune", "vit"): Case(FineTune(epochs=8, batch=32, lr=0.1)),
+    ("neg-grad", "cnn"): Case(NegGrad(batch=32, check_every=1), retain_loss=0.2),
+    ("neg-grad", "vit"): Case(NegGrad(batch=32, check_every=1), retain_loss=0.2),
     ("logit-mask", "cnn"): Case(LogitMask(), forget_acc=0.0, retain_loss=0.0),
     ("logit-mask", "vit"): Case(LogitMask(), forget_acc=0.0, retain_loss=0.0),
 }
@@ -119,7 +125,9 @@ def asked(row: Row, model: Classifier) -> ForgetRequest:
 def quick(row: Row) -> Method:
     """Return the method with less work, where forgetting does not matter."""
     method = CASES[row].method
-    return replace(method, steps=3) if isinstance(method, WFNet) else method
+    if isinstance(method, WFNet):
+        return replace(method, steps=3)
+    return replace(method, epochs=1) if isinstance(method, FineTune) else method
 
 
 def applied(folded: Classifier, edit: Edit, c: int) -> Classifier:
