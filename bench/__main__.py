@@ -11,6 +11,7 @@ BENCHMARKS = {
     "classes": "bandstop.bench.classes:app",
     "edit": "bandstop.bench.edit:app",
     "few-samples": "bandstop.bench.few_samples:app",
+    "instances": "bandstop.bench.instances:app",
     "last-stage": "bandstop.bench.last_stage:app",
     "photographs": "bandstop.bench.photographs:app",
 }

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bandstop.bench.memory import Job, peak_growth
+from bandstop.bench.pgd_step import pgd_times
 from bandstop.bench.svd_reference import Paper
 from bandstop.bench.svd_time import all_classes, layer_times, network_ratio
 from bandstop.bench.wf_step import wf_step_times
@@ -35,6 +36,7 @@ BARS = {
     "svd_memory_ratio": 1 / 3,
     "svd_all_classes_ratio": 1.6,
     "wf_step_ratio": 0.75,
+    "pgd_ratio": 1.1,
 }
 
 
@@ -58,6 +60,8 @@ class Scale:
         all_classes_rounds: of that comparison.
         wf_batch: images of a WF-Net step.
         wf_rounds: of the steps.
+        pgd_batch: images of an adversarial step.
+        pgd_rounds: of the steps.
     """
 
     width: int = 64
@@ -74,6 +78,8 @@ class Scale:
     all_classes_rounds: int = 1
     wf_batch: int = 32
     wf_rounds: int = 9
+    pgd_batch: int = 32
+    pgd_rounds: int = 9
 
 
 QUICK = Scale(
@@ -88,6 +94,8 @@ QUICK = Scale(
     all_classes_width=4,
     wf_batch=8,
     wf_rounds=3,
+    pgd_batch=8,
+    pgd_rounds=3,
 )
 Part = Mapping[str, object]
 
@@ -102,7 +110,7 @@ def main(
     seed: Annotated[int, typer.Option(help="Of weights and images.")] = 0,
 ) -> None:
     """Compare the edit stage with the papers' ways; every ratio is ours / reference."""
-    parts = {part.__name__: part for part in (svd_memory, wf_step, svd_all_classes, svd_time)}
+    parts = {part.__name__: part for part in _PARTS}
     unknown = set(only or ()) - parts.keys()
     if unknown:
         raise typer.BadParameter(
@@ -183,6 +191,18 @@ def wf_step(scale: Scale, seed: int) -> Part:
     """Return the time of a WF-Net step / an ordinary training step on as many rows."""
     compared = wf_step_times(scale.width, scale.size, scale.wf_batch, scale.wf_rounds, seed)
     return {"wf_step_ratio": compared.ratio, "wf_step": compared.as_json()}
+
+
+def pgd(scale: Scale, seed: int) -> Part:
+    """Return the time of an adversarial step / a bare gradient of the same batch."""
+    given, folded = pgd_times(scale.width, scale.size, scale.pgd_batch, scale.pgd_rounds, seed)
+    return {
+        "pgd_ratio": given.ratio,
+        "pgd": {**given.as_json(), "ratio_to_folded": folded.ratio},
+    }
+
+
+_PARTS = (svd_memory, wf_step, pgd, svd_all_classes, svd_time)
 
 
 def _show(result: Mapping[str, object]) -> None:

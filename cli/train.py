@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from bandstop.cli.device import device_of
 from bandstop.cli.output import show
 from bandstop.edit.accuracy import accuracy, logits
 from bandstop.edit.arch import parse_arch
@@ -68,7 +69,7 @@ def run(
     partial = out.with_name(out.name + ".partial")
     if partial.exists() and not resume:
         raise InputError(f"{partial} is left of an interrupted run; say --resume or remove it")
-    where = _device(device)
+    where = device_of(device)
     chosen = parse_arch(arch, _pairs(arch_arg or []))
     splits = load_data(data, seed=seed, image_size=image_size)
     left_out = () if without is None else _left_out(without, splits.class_names)
@@ -122,15 +123,3 @@ def _pairs(texts: list[str]) -> dict[str, str]:
             raise InputError(f"--arch-arg {text}: expected key=value")
         pairs[key] = value
     return pairs
-
-
-def _device(name: str) -> str:
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name not in ("cpu", "cuda"):
-        raise InputError(f"--device {name}: expected auto, cpu or cuda")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("--device cuda: no GPU is available here; say --device cpu")
-    return name

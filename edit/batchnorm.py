@@ -99,6 +99,13 @@ def adapt_(network: nn.Module) -> None:
             module.train()
 
 
+def freeze_(network: nn.Module) -> None:
+    """Let every BatchNorm use the statistics that it remembers, as in evaluation."""
+    for module in network.modules():
+        if isinstance(module, BatchNorm):
+            module.eval()
+
+
 def statistics_of(network: nn.Module) -> dict[str, Tensor]:
     """Return a copy of what every BatchNorm remembers: buffer name -> value."""
     return {

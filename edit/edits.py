@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -87,6 +87,17 @@ def edited(model: Classifier, edit: Edit, forget: Sequence[int] = ()) -> Classif
     rows = forget if isinstance(edit, GateEdit) else ()
     network.load_state_dict(fold(network.state_dict(), edit, rows))
     return model.replaced(network)
+
+
+def on_cpu(edit: Edit) -> Edit:
+    """Return `edit` with its tensors on the CPU."""
+    if isinstance(edit, WeightEdit):
+        return replace(edit, weights=_moved(edit.weights))
+    return replace(edit, masks=_moved(edit.masks), statistics=_moved(edit.statistics))
+
+
+def _moved(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.cpu() for name, value in values.items()}
 
 
 def changed(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> dict[str, Tensor]:

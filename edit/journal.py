@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from bandstop.edit import team
 from bandstop.edit.errors import ArtifactError, InputError
 from bandstop.edit.storage import replace_file
 
@@ -44,9 +45,9 @@ class Journal:
         return read_state(self.file, self.settings)
 
     def note_(self, state: Callable[[], State]) -> None:
-        """Write what `state` returns, unless the last note is too fresh."""
+        """Write what `state` returns, unless the last note is too fresh; of a team one writes."""
         now = time.monotonic()
-        if self.file is None or (self._noted and now - self._noted < self.every):
+        if self.file is None or team.rank() > 0 or (self._noted and now - self._noted < self.every):
             return
         write_state(self.file, self.settings, state())
         self._noted = time.monotonic()

@@ -1,5 +1,7 @@
 """What every unlearning method is: hyper-parameters that can be called on a model."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -78,3 +80,33 @@ def split(data: DataSplits, request: ForgetRequest) -> Splits:
     if bool(among.all()):
         raise InputError("instances: every training image is named; leave some to recognise")
     return Splits(data.train.take(among), data.train.take(~among), data.validate)
+
+
+def check_numbers(
+    method: Method,
+    above_zero: Sequence[str],
+    from_zero: Sequence[str] = (),
+    *,
+    up_to_one: Sequence[str] = (),
+) -> None:
+    """Refuse settings of `method` that are no number of their range, all at once.
+
+    Args:
+        method: whose fields are looked at.
+        above_zero: fields of numbers above 0.
+        from_zero: fields of numbers from 0.
+        up_to_one: which of these fields are at most 1.
+
+    Raises:
+        InputError: which ones.
+    """
+    ranges = [(field, "above") for field in above_zero] + [(field, "from") for field in from_zero]
+    wrong = []
+    for field, kind in ranges:
+        value = getattr(method, field)
+        if not (0 <= value < math.inf and (value > 0 or kind == "from")):
+            wrong.append(f"{field} must be a number {kind} 0, got {value}")
+        elif field in up_to_one and value > 1:
+            wrong.append(f"{field} must be at most 1, got {value}")
+    if wrong:
+        raise InputError(f"{method.name}: {'; '.join(wrong)}")

@@ -7,11 +7,32 @@ from dataclasses import fields
 from pydantic import TypeAdapter, ValidationError
 
 from bandstop.edit import svd, wf_net
-from bandstop.edit.baselines import fine_tune
+from bandstop.edit.baselines import (
+    bad_teacher,
+    boundary_shrink,
+    fine_tune,
+    neg_grad_plus,
+    random_labels,
+    salun,
+    scrub,
+    ssd,
+    unsir,
+)
+from bandstop.edit.baselines.bad_teacher import BadTeacher
+from bandstop.edit.baselines.boundary_shrink import BoundaryShrink
 from bandstop.edit.baselines.fine_tune import FineTune
 from bandstop.edit.baselines.logit_mask import LogitMask
 from bandstop.edit.baselines.neg_grad import NegGrad
+from bandstop.edit.baselines.neg_grad_plus import NegGradPlus
+from bandstop.edit.baselines.random_labels import RandomLabels
+from bandstop.edit.baselines.retrain import Retrain
+from bandstop.edit.baselines.salun import SalUn
+from bandstop.edit.baselines.scrub import SCRUB
+from bandstop.edit.baselines.ssd import SSD
+from bandstop.edit.baselines.svd_head import SVDHead
+from bandstop.edit.baselines.unsir import UNSIR
 from bandstop.edit.errors import InputError
+from bandstop.edit.l2ul import L2UL
 from bandstop.edit.method import Method
 from bandstop.edit.presets import Preset, read_presets
 from bandstop.edit.svd import SVD
@@ -20,14 +41,33 @@ from bandstop.edit.wf_net import WFNet
 METHODS: Mapping[str, type[Method]] = {
     "svd": SVD,
     "wf-net": WFNet,
+    "l2ul": L2UL,
+    "retrain": Retrain,
     "fine-tune": FineTune,
     "neg-grad": NegGrad,
+    "neg-grad-plus": NegGradPlus,
+    "random-labels": RandomLabels,
+    "salun": SalUn,
+    "ssd": SSD,
+    "scrub": SCRUB,
+    "unsir": UNSIR,
+    "bad-teacher": BadTeacher,
+    "boundary-shrink": BoundaryShrink,
+    "svd-head": SVDHead,
     "logit-mask": LogitMask,
 }
 PAPER: Mapping[str, Method] = {
     "svd": svd.PAPER,
     "wf-net": wf_net.PAPER,
     "fine-tune": fine_tune.PAPER,
+    "neg-grad-plus": neg_grad_plus.PAPER,
+    "random-labels": random_labels.PAPER,
+    "salun": salun.PAPER,
+    "ssd": ssd.PAPER,
+    "scrub": scrub.PAPER,
+    "unsir": unsir.PAPER,
+    "bad-teacher": bad_teacher.PAPER,
+    "boundary-shrink": boundary_shrink.PAPER,
 }
 
 log = logging.getLogger(__name__)

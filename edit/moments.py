@@ -1,18 +1,20 @@
 """Second moments of what each layer reads, summed over images; no image's activation is kept."""
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 
 import torch
 from torch import Tensor, nn
 
+from bandstop.edit import team
 from bandstop.edit.attention import SelfAttention
 from bandstop.edit.classifier import Classifier
 from bandstop.edit.errors import DivergedError, InputError
 from bandstop.edit.images import ImageSet
+from bandstop.edit.moment_sum import MomentSum, add_gram_, mirror_, zeros
 from bandstop.edit.patches import output_size, patches, patches_at
-from bandstop.edit.projection import DOUBLE_UP_TO, Rows, Space, column_blocks
+from bandstop.edit.projection import Rows, Space
 
 Layer = nn.Conv2d | nn.Linear | SelfAttention
 _ROWS_AT_ONCE = 1 << 21  # elements of unfolded input that are held at a time (8 MB of float32)
@@ -86,6 +88,8 @@ def second_moments(
     every image, at places that are drawn image by image and so do not depend on `batch`. A linear
     layer on vectors, which has one row an image, reads them all.
 
+    Processes of a team divide the batches, and each returns the moments of all images.
+
     Args:
         model: what reads the images.
         images: in [0, 1].
@@ -102,33 +106,22 @@ def second_moments(
     watched = editable_layers(model.network)
     watched = {n: m for n, m in watched.items() if layers is None or n in layers}
     most = None if max_rows is None else max(1, max_rows // max(1, len(images)))
-    sums: dict[str, _Sum] = {}
+    readers = {name: _Reader(name, m, len(images), most, seed) for name, m in watched.items()}
     with ExitStack() as hooks, torch.no_grad():
         for name, layer in watched.items():
-
-            def add_(
-                _m: nn.Module,
-                args: tuple[Tensor, ...],
-                kwargs: dict[str, Tensor],
-                y: Tensor,
-                name: str = name,
-            ) -> None:
-                x = args[0] if args else next(iter(kwargs.values()))
-                if name not in sums:
-                    _check_seen(name, watched[name], x[:1], y)
-                    sums[name] = _Sum(watched[name], len(images), most, seed)
-                sums[name].add_(x, len(image))
-
-            hooks.callback(layer.register_forward_hook(add_, with_kwargs=True).remove)
-        for image, _ in images.batches(batch):
-            model(image.to(model.mean))
-    bypassed = [name for name in watched if name not in sums]
+            hook = layer.register_forward_hook(readers[name].read_, with_kwargs=True)
+            hooks.callback(hook.remove)
+        if team.rank() > 0:
+            _rehearse(model, images, batch, readers)
+        for number, image, _ in team.batches(images, batch):
+            _read(model, image, readers, number)
+    bypassed = [name for name in watched if readers[name].sum is None]
     if bypassed and len(images):
         raise InputError(
             f"{model.arch.name} never calls {', '.join(bypassed[:5])}: it multiplies with their "
             "weights by itself, as torch's MultiheadAttention does, and what they read is not seen"
         )
-    moments = {name: sums[name].space() for name in watched}
+    moments = {name: reader.space() for name, reader in readers.items()}
     wild = [name for name, moment in moments.items() if not _finite(moment)]
     if wild:
         raise DivergedError(
@@ -140,8 +133,8 @@ def second_moments(
 def add_moment_(total: Tensor, space: Space, scale: float = 1) -> None:
     """Add `scale` times a second moment to `total` (groups, d, d)."""
     if isinstance(space, Rows):
-        _add_gram_(total, space.rows, scale)
-        _mirror_(total)
+        add_gram_(total, space.rows, scale)
+        mirror_(total)
     else:
         total.add_(space, alpha=scale)
 
@@ -149,79 +142,104 @@ def add_moment_(total: Tensor, space: Space, scale: float = 1) -> None:
 def summed(spaces: Sequence[Space]) -> Tensor:
     """Return the sum of second moments, at least one, as a matrix (groups, d, d)."""
     first = spaces[0].rows if isinstance(spaces[0], Rows) else spaces[0]
-    total = _zeros(first, len(first), first.shape[-1])
+    total = zeros(first, len(first), first.shape[-1])
     for space in spaces:
         add_moment_(total, space)
     return total
 
 
-class _Sum:
-    """The running second moment of one layer."""
+class _Reader:
+    """Sums what one layer reads, batch by batch."""
 
-    def __init__(self, layer: Layer, images: int, most: int | None, seed: int) -> None:
+    def __init__(self, name: str, layer: Layer, images: int, most: int | None, seed: int) -> None:
         """Start at zero; of each of `images` at most `most` rows are read."""
+        self.name = name
         self.layer = layer
         self.images = images
         self.most = most
         self.generator = torch.Generator().manual_seed(seed)
-        self.rows: list[Tensor] = []
-        self.total: Tensor | None = None
+        self.sum: MomentSum | None = None
+        self.batch, self.size, self.counts = -1, 0, True  # which one is read, and whether it counts
+        self.drawn = 0  # random numbers for the first batch
 
-    def add_(self, x: Tensor, images: int) -> None:
-        """Add the rows of `x`, which a batch of so many images became."""
-        groups, _, d = weight_matrix(self.layer).shape
-        positions = self._positions(x, images)
-        if self.total is None and not self.rows:
+    def turn_to_(self, batch: int, size: int, *, counts: bool = True) -> None:
+        """Get ready to read the batch number `batch` of `size` images.
+
+        The numbers for those in between, which others read, are drawn too: so an image's rows do
+        not depend on who reads it.
+        """
+        for _ in range(self.batch + 1, batch):
+            torch.rand(self.drawn, generator=self.generator)
+        self.batch, self.size, self.counts = batch, size, counts
+
+    def read_(
+        self, _m: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor], y: Tensor
+    ) -> None:
+        """Add the rows of what the layer is called with, as a forward hook."""
+        x = args[0] if args else next(iter(kwargs.values()))
+        if self.sum is None:
+            _check_seen(self.name, self.layer, x[:1], y)
+        positions = self._positions(x)
+        if self.sum is None:
             read = _row_count(self.layer, x) if positions is None else positions.numel()
-            if 2 * read * self.images > d * images:
-                self.total = _zeros(x, groups, d)
-        if self.total is None:
-            self.rows.append(layer_rows(self.layer, x, positions).clone())
-            return
-        for part, at in _chunks(self.layer, x, positions):
-            _add_gram_(self.total, layer_rows(self.layer, part, at))
+            groups, _, d = weight_matrix(self.layer).shape
+            few = 2 * read * self.images <= d * self.size
+            self.sum = MomentSum(x, groups, d, keep_rows=few)
+        if self.counts:
+            for part, at in _chunks(self.layer, x, positions):
+                self.sum.add_(layer_rows(self.layer, part, at))
 
-    def _positions(self, x: Tensor, images: int) -> Tensor | None:
+    def _positions(self, x: Tensor) -> Tensor | None:
         """Return which rows of each image are read, (images, k); None for all."""
         if self.most is None or (isinstance(self.layer, nn.Linear) and x.ndim == 2):
             return None
         # windows of tokens lie side by side and belong to one image
-        parts = len(x) if isinstance(self.layer, nn.Conv2d) or len(x) % images else images
+        apart = isinstance(self.layer, nn.Conv2d) or len(x) % self.size
+        parts = len(x) if apart else self.size
         there = _row_count(self.layer, x) // parts
         if there <= self.most:
             return None
         drawn = torch.rand(parts, there, generator=self.generator)
+        if self.batch == 0:
+            self.drawn += drawn.numel()
         return drawn.topk(self.most, dim=1).indices.to(x.device)
 
     def space(self) -> Space:
-        """Return what was summed."""
-        if self.total is None:
-            return Rows(torch.cat(self.rows, dim=1))
-        _mirror_(self.total)
-        return self.total
+        """Return what the team summed, of a layer that was called."""
+        assert self.sum is not None
+        return self.sum.space()
+
+
+def _read(
+    model: Classifier,
+    image: Tensor,
+    readers: Mapping[str, _Reader],
+    batch: int,
+    *,
+    counts: bool = True,
+) -> None:
+    for reader in readers.values():
+        reader.turn_to_(batch, len(image), counts=counts)
+    model(image.to(model.mean))
+
+
+def _rehearse(
+    model: Classifier, images: ImageSet, batch: int, readers: Mapping[str, _Reader]
+) -> None:
+    """Let the readers see a batch like the first one, which another process reads.
+
+    So they all refuse the same layers, keep rows or a matrix alike and know what a batch draws,
+    even where there is no batch for this process.
+    """
+    for image, _ in images.take(torch.arange(min(1, len(images)))).batches(1):
+        many = image.expand(min(batch, len(images)), *image.shape[1:])
+        _read(model, many, readers, 0, counts=False)
 
 
 def _row_count(layer: Layer, x: Tensor) -> int:
     if isinstance(layer, nn.Conv2d):
         return len(x) * math.prod(output_size(layer, x))
     return x.numel() // x.shape[-1]
-
-
-def _zeros(like: Tensor, groups: int, d: int) -> Tensor:
-    dtype = torch.float64 if d <= DOUBLE_UP_TO else like.dtype
-    return like.new_zeros(groups, d, d, dtype=dtype)
-
-
-def _add_gram_(total: Tensor, rows: Tensor, scale: float = 1) -> None:
-    """Add `scale rows^T rows` to `total` (groups, d, d), blocks on and below the diagonal only."""
-    for start, stop in column_blocks(total.shape[-1]):
-        part = rows[:, :, start:].mT @ rows[:, :, start:stop]
-        total[:, start:, start:stop].add_(part, alpha=scale)
-
-
-def _mirror_(total: Tensor) -> None:
-    for start, stop in column_blocks(total.shape[-1]):
-        total[:, start:stop, stop:] = total[:, stop:, start:stop].mT
 
 
 def _finite(space: Space) -> bool:

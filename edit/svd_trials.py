@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
+from bandstop.edit import team
 from bandstop.edit.classifier import Classifier
 from bandstop.edit.images import ImageSet
 from bandstop.edit.search import Trial
@@ -67,13 +68,14 @@ def _recognised(
     model: Classifier, weights: Mapping[str, Tensor], images: ImageSet, compare: Compare
 ) -> Tensor:
     """Return per image the probability of its class, or 1 where that class is the first, else 0."""
-    parts = []
+    own = images.take(torch.arange(len(images))[team.share(len(images))])
+    parts = [torch.zeros(0, dtype=torch.float64)]  # there may be fewer images than processes
     with torch.no_grad():
-        for image, label in images.batches(500):
+        for image, label in own.batches(500):
             x = (image.to(model.mean) - model.mean) / model.std
             logits = functional_call(model.network, dict(weights), (x,)).double().cpu()
             if compare == "accuracy":
                 parts.append((logits.argmax(1) == label).double())
             else:
                 parts.append(logits.softmax(1).gather(1, label[:, None])[:, 0])
-    return torch.cat(parts)
+    return team.of_all(torch.cat(parts).to(model.mean.device), len(images)).cpu()

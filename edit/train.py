@@ -18,6 +18,7 @@ from bandstop.edit.classifier import Arch, Classifier
 from bandstop.edit.errors import DivergedError, InputError
 from bandstop.edit.images import DataSplits, ImageSet
 from bandstop.edit.progress import progress
+from bandstop.edit.seeds import global_draws
 from bandstop.edit.storage import canonical_json, sha256
 from bandstop.edit.training import Training, keep, restore_
 
@@ -218,10 +219,7 @@ def _epoch_(training: Training, images: ImageSet, recipe: Recipe) -> None:
     model, generator = training.model, training.generator
     model.train()
     steps = recipe.epochs * (-(-len(images) // recipe.batch))
-    on_gpu = [model.mean.device] if model.mean.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=on_gpu):
-        # dropout draws from the global generator
-        torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+    with global_draws(generator, model.mean.device):
         for image, label in images.batches(recipe.batch, generator):
             if len(label) > 1:  # one image has no statistics for BatchNorm
                 rate = recipe.lr * one_cycle(training.step, steps, recipe.warm_up)

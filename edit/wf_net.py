@@ -10,18 +10,16 @@ masks start lower where a channel answers to the class more than to others; and 
 Adam with a one-cycle rate. `PAPER` holds the paper's own setting.
 """
 
-import math
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from types import MappingProxyType
 from typing import ClassVar, Literal
 
 import torch
 
-from bandstop.edit.batchnorm import BatchNorm, adapt_, fold_batchnorm, statistics_of
+from bandstop.edit import team
+from bandstop.edit.batchnorm import adapt_, fold_batchnorm, statistics_of
 from bandstop.edit.classifier import Classifier
 from bandstop.edit.edits import GateEdit
-from bandstop.edit.errors import DivergedError, InputError
+from bandstop.edit.errors import DivergedError
 from bandstop.edit.gate_check import check_gates
 from bandstop.edit.gates import Gated, gateable
 from bandstop.edit.images import ImageSet
@@ -29,30 +27,18 @@ from bandstop.edit.journal import Journal
 from bandstop.edit.method import Splits
 from bandstop.edit.progress import progress
 from bandstop.edit.request import ForgetRequest
+from bandstop.edit.wf_check import check_fits, check_settings
 from bandstop.edit.wf_objective import Alphas, objective
+from bandstop.edit.wf_run import Run, Shuffled, restore_
 from bandstop.edit.wf_start import initial_alphas, lower_
 from bandstop.edit.wf_training import (
     Best,
     clamp_,
-    forever,
     is_check,
     masks_of,
     optimizer_of,
     schedule_of,
 )
-
-_CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "optimizer": ("adam", "sgd"),
-        "schedule": ("one-cycle", "constant"),
-        "gates": ("kernel-bias", "tied"),
-        "bn": ("fold", "adapt", "frozen"),
-    }
-)
-_SMALLEST: Mapping[str, int] = MappingProxyType(
-    {"steps": 1, "batch": 2, "chi": 1, "set_size": 1, "validate_every": 1, "patience": 1}
-)
-_ABOVE_ZERO = ("lr", "bound")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,27 +97,7 @@ class WFNet:
 
     def __post_init__(self) -> None:
         """Refuse settings that nothing can be trained with, all at once."""
-        values = asdict(self)
-        wrong = [
-            f"{name} must be {least} or more, got {values[name]}"
-            for name, least in _SMALLEST.items()
-            if values[name] is not None and values[name] < least
-        ]
-        wrong += [
-            f"{name} must be a number {'above' if name in _ABOVE_ZERO else 'from'} 0, got {value}"
-            for name, value in values.items()
-            if isinstance(value, float)
-            and not (0 <= value < math.inf and (value > 0 or name not in _ABOVE_ZERO))
-        ]
-        wrong += [
-            f"{name} must be {' or '.join(known)}, got {values[name]!r}"
-            for name, known in _CHOICES.items()
-            if values[name] not in known
-        ]
-        if isinstance(self.layers, str) or not self.layers or not all(self.layers):
-            wrong.append(f"layers must be one pattern or more, got {self.layers!r}")
-        if wrong:
-            raise InputError("wf-net: " + "; ".join(wrong))
+        check_settings(asdict(self))
 
     def __call__(
         self,
@@ -142,6 +108,8 @@ class WFNet:
     ) -> GateEdit:
         """Return masks of which row c forgets class c; `model` is left as it was.
 
+        Processes of a team divide the images of each step, and each returns the same masks.
+
         Args:
             model: as `prepare` makes it.
             request: of every class.
@@ -150,13 +118,15 @@ class WFNet:
 
         Raises:
             InputError: the request is not for all classes, images of a class are missing, or the
-                network cannot be masked.
+                network cannot be masked; or see `Journal.read`.
+            ArtifactError: the journal's file is corrupt.
             DivergedError: the loss became NaN or infinite, or never came below its start.
         """
-        _check(self, model, request, data)
+        check_fits(model, request, data, set_size=self.set_size, bn=self.bn)
         names, tied = gateable(model.network, self.layers), self.gates == "tied"
         check_gates(model, names, tied=tied)
-        best = self._train(model, Gated(model.network, tuple(names), tied=tied), data)
+        gated = Gated(model.network, tuple(names), tied=tied)
+        best = self._trained(model, gated, data, journal or Journal())
         found = {
             "start_loss": best.start,
             "best_step": best.step,
@@ -170,36 +140,51 @@ class WFNet:
             return model
         return fold_batchnorm(model, shift="apart" if self.bn == "frozen" else "inside")
 
-    def _train(self, model: Classifier, gated: Gated, data: Splits) -> Best:
+    def _trained(self, model: Classifier, gated: Gated, data: Splits, journal: Journal) -> Best:
+        run = self._begun(model, gated, data, journal)
+        per_epoch = -(-len(data.forget) // self.batch)
+        for step in progress(range(run.step + 1, self.steps + 1), "wf-net"):
+            if run.best.exhausted(self.patience):
+                break
+            self._step_(run, model, gated)
+            if is_check(step, per_epoch, self.validate_every) or step == self.steps:
+                gated.eval()
+                held_out = self._validation_loss(model, gated, run.alphas, data.validate)
+                run.best.see_(step, run.alphas, held_out, statistics_of(gated.network))
+            journal.note_(run.state)
+        run.best.check()
+        return run.best
+
+    def _begun(self, model: Classifier, gated: Gated, data: Splits, journal: Journal) -> Run:
+        """Return the training as `journal` has it, or before its first step."""
         generator = torch.Generator().manual_seed(self.seed)
         alphas = initial_alphas(model, self.bound, self.layers, tied=self.gates == "tied")
+        optimizer = optimizer_of(alphas, self.optimizer, self.lr)
+        schedule = schedule_of(optimizer, self.schedule, self.lr, self.steps)
+        batches = Shuffled(data.forget, self.batch, generator)
+        run = Run(alphas, gated.network, optimizer, schedule, batches, Best())
+        if restore_(run, journal):
+            return run
         if self.warm:
             lower_(alphas, model, data.forget, self.warm, self.seed)
             clamp_(alphas, self.bound)
-        optimizer = optimizer_of(alphas, self.optimizer, self.lr)
-        schedule = schedule_of(optimizer, self.schedule, self.lr, self.steps)
-        best = Best(self._validation_loss(model, gated, alphas, data.validate))
-        per_epoch = -(-len(data.forget) // self.batch)
-        stream = forever(data.forget, self.batch, generator)
-        for step in progress(range(1, self.steps + 1), "wf-net"):
-            if self.bn == "adapt":
-                adapt_(gated)
-            loss = objective(self, model, gated, alphas, *next(stream), generator)
-            if not bool(torch.isfinite(loss)):
-                raise DivergedError(f"wf-net: the loss is {loss.item()} at step {step}; lower lr")
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            clamp_(alphas, self.bound)
-            if is_check(step, per_epoch, self.validate_every) or step == self.steps:
-                gated.eval()
-                held_out = self._validation_loss(model, gated, alphas, data.validate)
-                best.see_(step, alphas, held_out, statistics_of(gated.network))
-                if best.exhausted(self.patience):
-                    break
-        best.check()
-        return best
+        run.best = Best(self._validation_loss(model, gated, alphas, data.validate))
+        return run
+
+    def _step_(self, run: Run, model: Classifier, gated: Gated) -> None:
+        run.step += 1
+        if self.bn == "adapt":
+            adapt_(gated)
+        image, label = run.batches.draw_()
+        loss = objective(self, model, gated, run.alphas, image, label, run.generator)
+        if not bool(torch.isfinite(loss)):
+            raise DivergedError(f"wf-net: the loss is {loss.item()} at step {run.step}; lower lr")
+        run.optimizer.zero_grad()
+        loss.backward()
+        team.sum_gradients_(run.alphas.values())
+        run.optimizer.step()
+        run.schedule.step()
+        clamp_(run.alphas, self.bound)
 
     def _validation_loss(
         self, model: Classifier, gated: Gated, alphas: Alphas, images: ImageSet
@@ -227,40 +212,3 @@ PAPER = WFNet(
     patience=10,
     bn="frozen",
 )
-
-
-def _check(setting: WFNet, model: Classifier, request: ForgetRequest, data: Splits) -> None:
-    misfits = []
-    if request.classes != tuple(range(model.num_classes)):
-        misfits.append("it unlearns every class in one run; name no class")
-    if len(data.forget) < 2 or len(data.validate) < 2:
-        misfits.append("it needs training and validation images, two of each or more")
-    else:
-        there = set(data.forget.labels.unique().tolist())
-        missing = [name for c, name in enumerate(model.class_names) if c not in there]
-        misfits += [
-            f"no training image of {len(missing)} classes ({', '.join(missing[:5])}), whose rows "
-            "would forget nothing"
-        ] * bool(missing)
-    if not 1 <= setting.set_size < model.num_classes:
-        misfits.append(f"set_size must be below {model.num_classes}, got {setting.set_size}")
-    if not gateable(model.network):
-        misfits.append(
-            f"it masks convolutions or attention's queries, keys and values, and {model.arch.name} "
-            "has none"
-        )
-    misfits += _folded_otherwise(setting, model)
-    if misfits:
-        raise InputError("wf-net: " + "; ".join(misfits))
-
-
-def _folded_otherwise(setting: WFNet, model: Classifier) -> list[str]:
-    has_norms = any(isinstance(module, BatchNorm) for module in model.network.modules())
-    if has_norms and setting.bn != "adapt":
-        return ["the network still has BatchNorm; fold it first"]
-    if not has_norms and not model.bn_folded and setting.bn == "adapt":
-        return ["bn=adapt needs a network with BatchNorm"]
-    wanted: dict[str, object] = {"fold": True, "adapt": False, "frozen": "apart"}
-    if model.bn_folded and model.bn_folded != wanted[setting.bn]:
-        return [f"bn={setting.bn} needs the original network, got one folded in another way"]
-    return []

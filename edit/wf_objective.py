@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from bandstop.edit import team
 from bandstop.edit.classifier import Classifier
 from bandstop.edit.gates import Gated, rows
 
@@ -58,6 +59,8 @@ def objective(
 ) -> Tensor:
     """Return `l0 mean(L_r) + l1 mean(1 / (L_f + floor)) + l2 mean(1 - mask)` (paper, eq. 2 to 4).
 
+    Processes of a team divide the rows, and each returns the whole; the gradients are to be summed.
+
     Args:
         setting: the weights, chi and the size of sets.
         model: the classifier whose normalisation is applied.
@@ -71,16 +74,28 @@ def objective(
     image, row, label, forgotten = expand(
         image, label, setting.chi, model.num_classes, generator, setting.set_size
     )
-    masks = {name: torch.sigmoid(alpha) for name, alpha in rows(alphas, row).items()}
-    logits = gated((image - model.mean) / model.std, masks)
-    # float64: in float32 the loss of a certain image is exactly 0 and has no gradient
-    losses = F.cross_entropy(logits.double(), label, reduction="none")
+    own = team.share(len(label))
+    losses = team.of_all(
+        _losses(model, gated, alphas, image[own], row[own], label[own]), len(label)
+    )
     retain, forget = losses[forgotten:], losses[:forgotten]
     return (
         setting.lambda0 * retain.mean()
         + setting.lambda1 * (1 / (forget + setting.floor)).mean()
-        + setting.lambda2 * closed(alphas)
+        + setting.lambda2 * team.once(closed(alphas))
     )
+
+
+def _losses(
+    model: Classifier, gated: Gated, alphas: Alphas, image: Tensor, row: Tensor, label: Tensor
+) -> Tensor:
+    """Return the cross-entropy of each image under its row, (n,) float64."""
+    if not len(label):  # not every network computes a batch of none
+        return torch.zeros(0, dtype=torch.float64, device=label.device)
+    masks = {name: torch.sigmoid(alpha) for name, alpha in rows(alphas, row).items()}
+    logits = gated((image - model.mean) / model.std, masks)
+    # float64: in float32 the loss of a certain image is exactly 0 and has no gradient
+    return F.cross_entropy(logits.double(), label, reduction="none")
 
 
 def expand(

@@ -10,10 +10,12 @@ from contextlib import ExitStack
 import torch
 from torch import Tensor, nn
 
+from bandstop.edit import team
 from bandstop.edit.attention import SelfAttention
 from bandstop.edit.classifier import Classifier
 from bandstop.edit.gates import bias_of, gateable, layer_of
 from bandstop.edit.images import ImageSet
+from bandstop.edit.moments import weight_of
 
 _IMAGES = 100  # of each class, at most
 
@@ -70,20 +72,31 @@ def class_means(model: Classifier, layers: Sequence[str], images: ImageSet) -> d
 
     Of a convolution that is the mean of the positive part over images and places; of queries, keys
     and values, where the sign says nothing, the mean size over images and tokens.
+
+    Processes of a team divide the batches, and each returns the means over all images.
     """
     seen: dict[str, Tensor] = {}
-    sums: dict[str, Tensor] = {}
-    counts = torch.zeros(model.num_classes)
+    sums = {name: _zeros(model, name) for name in layers}
+    counts = images.labels.bincount(minlength=model.num_classes)
     with ExitStack() as hooks, torch.no_grad():
         for name in layers:
             hooks.callback(_watch(model.network.get_submodule(name), name, seen).remove)
-        for image, label in images.batches(100):
+        for _, image, label in team.batches(images, 100):
             model(image.to(model.mean))
-            counts.index_add_(0, label.cpu(), torch.ones(len(label)))
             for name, strength in seen.items():
-                zero = strength.new_zeros(model.num_classes, strength.shape[1])
-                sums.setdefault(name, zero).index_add_(0, label.to(strength.device), strength)
-    return {name: total / counts.clamp_min(1).to(total)[:, None] for name, total in sums.items()}
+                sums[name].index_add_(0, label.to(strength.device), strength)
+    return {
+        name: team.sum_(total) / counts.clamp_min(1).to(total)[:, None]
+        for name, total in sums.items()
+    }
+
+
+def _zeros(model: Classifier, name: str) -> Tensor:
+    """Return zeros (num_classes, channels) of what the layer called `name` makes."""
+    layer = model.network.get_submodule(name)
+    assert isinstance(layer, nn.Conv2d | nn.Linear | SelfAttention)  # what can be gated
+    weight = weight_of(layer)
+    return weight.new_zeros(model.num_classes, len(weight))
 
 
 def _watch(

@@ -1,7 +1,7 @@
 """What a training of WF-Net's masks is made of: how they move, and when they stop."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -10,7 +10,6 @@ from torch import Tensor
 
 from bandstop.edit.errors import DivergedError
 from bandstop.edit.gates import bias_of
-from bandstop.edit.images import ImageSet
 from bandstop.edit.wf_objective import Alphas
 
 
@@ -87,14 +86,6 @@ class Best:
                 f"wf-net: the validation loss was {self.start:.4g} before the first step and never "
                 f"came below {min(self.losses):.4g}; lower lr or lambda1, or give more steps"
             )
-
-
-def forever(
-    images: ImageSet, batch: int, generator: torch.Generator
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield shuffled batches without end; a last batch too small to halve is left out."""
-    while True:
-        yield from (pair for pair in images.batches(batch, generator) if len(pair[1]) > 1)
 
 
 def optimizer_of(alphas: Alphas, kind: Literal["adam", "sgd"], lr: float) -> torch.optim.Optimizer:

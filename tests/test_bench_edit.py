@@ -16,7 +16,13 @@ from bandstop.bench.wf_step import OrdinaryStep, WFNetStep, rows
 from bandstop.bench.workload import resnet18, retain_and_forget, shapes
 from bandstop.edit.wf_net import WFNet
 
-RATIOS = ("svd_time_ratio", "svd_memory_ratio", "svd_all_classes_ratio", "wf_step_ratio")
+RATIOS = (
+    "svd_time_ratio",
+    "svd_memory_ratio",
+    "svd_all_classes_ratio",
+    "wf_step_ratio",
+    "pgd_ratio",
+)
 Done = subprocess.CompletedProcess[str]
 UNCAPPED = Paper(row_cap=10**9)
 

@@ -221,7 +221,8 @@ def test_a_class_that_cannot_be_forgotten_is_told_and_the_others_are_written(
     ("argv", "message"),
     [
         (("logit-mask", "--forget", "all-each"), "all-each is for svd"),
-        (("svd", "--forget", "3", "--resume"), "--resume goes with --forget all-each"),
+        (("svd",), "svd needs --forget NAME|INDEX[,..] or --instances FILE"),
+        (("svd", "--instances", "missing.txt"), "not a readable text"),
     ],
 )
 def test_what_does_not_go_together_is_refused(

@@ -9,19 +9,30 @@ from pathlib import Path
 import pytest
 import torch
 
-from bandstop.edit.accuracy import forget_and_retain, logits
+from bandstop.edit.accuracy import accuracy, forget_and_retain, logits
 from bandstop.edit.artifact import load_artifact, save_artifact
+from bandstop.edit.baselines.bad_teacher import BadTeacher
+from bandstop.edit.baselines.boundary_shrink import BoundaryShrink
 from bandstop.edit.baselines.fine_tune import FineTune
 from bandstop.edit.baselines.logit_mask import LogitMask
 from bandstop.edit.baselines.neg_grad import NegGrad
+from bandstop.edit.baselines.neg_grad_plus import NegGradPlus
+from bandstop.edit.baselines.random_labels import RandomLabels
+from bandstop.edit.baselines.retrain import Retrain
+from bandstop.edit.baselines.salun import SalUn
+from bandstop.edit.baselines.scrub import SCRUB
+from bandstop.edit.baselines.ssd import SSD
+from bandstop.edit.baselines.svd_head import SVDHead
+from bandstop.edit.baselines.unsir import UNSIR
 from bandstop.edit.batchnorm import example, fold_batchnorm
 from bandstop.edit.classifier import Arch, Classifier
 from bandstop.edit.data import load_data
 from bandstop.edit.edits import Edit, GateEdit, WeightEdit, fold
 from bandstop.edit.errors import InputError
-from bandstop.edit.images import DataSplits
+from bandstop.edit.images import DataSplits, ImageSet
+from bandstop.edit.l2ul import L2UL
 from bandstop.edit.method import Method, split
-from bandstop.edit.methods import METHODS
+from bandstop.edit.methods import METHODS, configured
 from bandstop.edit.request import ForgetRequest
 from bandstop.edit.svd import SVD
 from bandstop.edit.train import Recipe, train
@@ -68,15 +79,20 @@ class Case:
     Attributes:
         method: the setting.
         all_at_once: whether it takes no request.
-        forget_acc: of a forgotten class, at most.
-        retain_loss: of the others, at most.
+        instances: whether it forgets training images.
+        forget_acc: of a forgotten class, or of these images, at most.
+        retain_loss: of the other classes, or of all test images, at most.
     """
 
     method: Method
     all_at_once: bool = False
+    instances: bool = False
     forget_acc: float = 0.02
     retain_loss: float = 0.03
 
+
+L2 = L2UL(adversarial=4, attack_steps=10, batch=32, max_steps=400)
+INSTANCES = tuple(DATA.train.index[::100].tolist())
 
 # Of the Transformer's forgotten classes two of some 45 test images may be left. WF-Net may also
 # cost more there: it masks attention alone, and what a patch shows by itself passes beside all
@@ -91,12 +107,49 @@ CASES = {
         forget_acc=0.05,
         retain_loss=0.07,
     ),
-    ("fine-tune", "cnn"): Case(FineTune(epochs=8, batch=32, lr=0.1)),
-    ("fine-tune", "vit"): Case(FineTune(epochs=8, batch=32, lr=0.1)),
-    ("neg-grad", "cnn"): Case(NegGrad(batch=32, check_every=1), retain_loss=0.2),
-    ("neg-grad", "vit"): Case(NegGrad(batch=32, check_every=1), retain_loss=0.2),
+    ("l2ul", "cnn"): Case(L2, instances=True, forget_acc=0.0),
+    ("l2ul", "vit"): Case(L2, instances=True, forget_acc=0.0),
+    ("fine-tune", "cnn"): Case(FineTune(epochs=20, batch=32, lr=0.05)),
+    ("fine-tune", "vit"): Case(FineTune(epochs=30, batch=32, lr=0.1), retain_loss=0.05),
+    ("neg-grad", "cnn"): Case(NegGrad(epochs=20, batch=32, check_every=1), retain_loss=0.05),
+    # nothing holds the other classes: they go along, here by 0.12 and with other seeds by 0.2
+    ("neg-grad", "vit"): Case(NegGrad(epochs=20, batch=32, check_every=1), retain_loss=0.25),
+    ("neg-grad-plus", "cnn"): Case(NegGradPlus(epochs=20, batch=32, forget_batch=8)),
+    ("neg-grad-plus", "vit"): Case(
+        NegGradPlus(epochs=20, batch=32, forget_batch=8, lr=0.03), retain_loss=0.05
+    ),
+    ("random-labels", "cnn"): Case(RandomLabels(epochs=10, batch=32, forget_batch=8)),
+    ("random-labels", "vit"): Case(
+        RandomLabels(epochs=20, batch=32, forget_batch=8), retain_loss=0.05
+    ),
+    ("salun", "cnn"): Case(SalUn(epochs=10, batch=32, forget_batch=8)),
+    ("salun", "vit"): Case(SalUn(epochs=20, batch=32, forget_batch=8), retain_loss=0.05),
+    ("ssd", "cnn"): Case(SSD(alpha=5, batch=16)),
+    # nothing mends what the others lose with the shrunk weights: 0.06 to 0.12, by the seed
+    ("ssd", "vit"): Case(SSD(alpha=3), forget_acc=0.05, retain_loss=0.15),
+    ("scrub", "cnn"): Case(SCRUB(epochs=10, batch=32, forget_batch=32, lr=0.01)),
+    ("scrub", "vit"): Case(SCRUB(epochs=10, batch=32, forget_batch=32, lr=0.02), retain_loss=0.08),
     ("logit-mask", "cnn"): Case(LogitMask(), forget_acc=0.0, retain_loss=0.0),
     ("logit-mask", "vit"): Case(LogitMask(), forget_acc=0.0, retain_loss=0.0),
+    ("retrain", "cnn"): Case(Retrain(epochs=8)),
+    ("retrain", "vit"): Case(Retrain()),
+    ("unsir", "cnn"): Case(
+        UNSIR(noise_images=32, noise_passes=1, batch=32, impair_lr=5e-3, repair_lr=5e-3)
+    ),
+    ("unsir", "vit"): Case(
+        UNSIR(noise_images=32, noise_passes=1, batch=32, impair_lr=3e-3, repair_lr=1e-3),
+        retain_loss=0.05,
+    ),
+    # It makes the class unsure, not wrong (see test_baselines_bad_teacher): which one is a little
+    # likelier than the rest is the untrained network's doing. On the Transformer that is the class
+    # itself, so accuracy tells nothing there.
+    ("bad-teacher", "cnn"): Case(BadTeacher(epochs=10, batch=32, lr=3e-3), forget_acc=0.15),
+    ("bad-teacher", "vit"): Case(BadTeacher(epochs=10, batch=32, lr=3e-3), forget_acc=1.0),
+    ("boundary-shrink", "cnn"): Case(BoundaryShrink(epochs=10, batch=32)),
+    ("boundary-shrink", "vit"): Case(BoundaryShrink(epochs=10, batch=32)),
+    ("svd-head", "cnn"): Case(SVDHead()),
+    # twice the change leaves the Transformer's head up to half of a class
+    ("svd-head", "vit"): Case(SVDHead(head=3.0)),
 }
 Row = tuple[str, str]  # method and network
 
@@ -119,6 +172,8 @@ def edited(row: Row) -> tuple[Classifier, Edit]:
 
 
 def asked(row: Row, model: Classifier) -> ForgetRequest:
+    if CASES[row].instances:
+        return ForgetRequest(instances=INSTANCES)
     return every_class(model) if CASES[row].all_at_once else ForgetRequest(classes=(2,))
 
 
@@ -127,7 +182,7 @@ def quick(row: Row) -> Method:
     method = CASES[row].method
     if isinstance(method, WFNet):
         return replace(method, steps=3)
-    return replace(method, epochs=1) if isinstance(method, FineTune) else method
+    return configured(method, {"epochs": 1}) if hasattr(method, "epochs") else method
 
 
 def applied(folded: Classifier, edit: Edit, c: int) -> Classifier:
@@ -135,6 +190,10 @@ def applied(folded: Classifier, edit: Edit, c: int) -> Classifier:
     model = folded.replaced(copy.deepcopy(folded.network))
     model.network.load_state_dict(fold(folded.network.state_dict(), edit, forget))
     return model
+
+
+def right(model: Classifier, images: ImageSet) -> float:
+    return accuracy(logits(model, images).argmax(1), images.labels)
 
 
 def test_every_method_has_its_row_for_every_network() -> None:
@@ -177,6 +236,12 @@ def test_it_forgets_and_retains(row: Row) -> None:
     case, model = CASES[row], base(row[1])
     folded, edit = edited(row)
     labels = DATA.test.labels
+    if case.instances:
+        own, now = split(DATA, asked(row, model)).forget, applied(folded, edit, 2)
+        assert right(model, own) >= 0.9
+        assert right(now, own) <= case.forget_acc
+        assert right(now, DATA.test) >= right(model, DATA.test) - case.retain_loss
+        return
     for c in range(4) if case.all_at_once else (2,):
         before = forget_and_retain(logits(model, DATA.test).argmax(1), labels, [c])
         after = forget_and_retain(

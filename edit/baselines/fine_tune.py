@@ -7,7 +7,6 @@ from bandstop.edit.baselines.training import (
     Draws,
     TrainsBatchNorm,
     check_images,
-    check_numbers,
     cross_entropy,
     edit_of,
     sgd,
@@ -16,7 +15,7 @@ from bandstop.edit.baselines.training import (
 from bandstop.edit.classifier import Classifier
 from bandstop.edit.edits import WeightEdit
 from bandstop.edit.journal import Journal
-from bandstop.edit.method import Splits
+from bandstop.edit.method import Splits, check_numbers
 from bandstop.edit.request import ForgetRequest
 
 

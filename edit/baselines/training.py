@@ -5,15 +5,14 @@ So the state of a run is the network, the optimiser and the number of steps that
 """
 
 import copy
-import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim import SGD, Optimizer
+from torch.optim import SGD, Adam, Optimizer
 
 from bandstop.edit.augment import augmented
 from bandstop.edit.classifier import Classifier
@@ -23,6 +22,7 @@ from bandstop.edit.images import ImageSet
 from bandstop.edit.journal import Journal, corrupt
 from bandstop.edit.method import Method, Splits
 from bandstop.edit.progress import progress
+from bandstop.edit.seeds import global_draws, seeded
 
 Loss = Callable[[Classifier, int], Tensor]  # the network in training and the step, from 0
 
@@ -67,17 +67,22 @@ class Draws:
         return augmented(image, seeded(self.seed, step, 1)) if self.augment else image, label
 
 
-def seeded(seed: int, *numbers: int) -> torch.Generator:
-    """Return a generator of its own for every list of numbers."""
-    mixed = seed
-    for number in numbers:
-        mixed = (mixed * 1_000_003 + number + 1) % (2**63 - 25)
-    return torch.Generator().manual_seed(mixed)
+def shares(batch: int, *counts: int) -> tuple[int, ...]:
+    """Return how many of a batch come from each set of `counts` images, in proportion; 1 or more.
+
+    So sets of different size are used up at about the same time.
+    """
+    return tuple(max(1, round(batch * count / sum(counts))) for count in counts)
 
 
 def sgd(lr: float, momentum: float = 0.9, weight_decay: float = 5e-4) -> "MakesOptimizer":
     """Return what makes an SGD optimiser of parameters."""
     return lambda parameters: SGD(parameters, lr, momentum=momentum, weight_decay=weight_decay)
+
+
+def adam(lr: float) -> "MakesOptimizer":
+    """Return what makes an Adam optimiser of parameters."""
+    return lambda parameters: Adam(parameters, lr)
 
 
 MakesOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
@@ -92,6 +97,7 @@ def trained(
     optimizer: MakesOptimizer,
     seed: int,
     journal: Journal | None = None,
+    before_step: Callable[[Optimizer, int], None] | None = None,
     after_step: Callable[[Classifier], None] | None = None,
     finished: Callable[[Classifier, int], bool] | None = None,
 ) -> tuple[Classifier, int]:
@@ -105,6 +111,7 @@ def trained(
         optimizer: makes the optimiser of the copy's parameters.
         seed: of dropout; `loss` has its own.
         journal: where the state is noted, and read from.
+        before_step: may change the optimiser before each step, by its number, such as its rate.
         after_step: may change the copy after each step.
         finished: asked before each step, with how many are done, whether to stop.
 
@@ -118,6 +125,8 @@ def trained(
     for step in progress(range(first, steps), name):
         if finished is not None and finished(student.eval(), step):
             return student.eval(), step
+        if before_step is not None:
+            before_step(mover, step)
         _step_(student.train(), mover, loss, step, name, seed)
         if after_step is not None:
             after_step(student)
@@ -129,9 +138,7 @@ def trained(
 def _step_(
     student: Classifier, mover: Optimizer, loss: Loss, step: int, name: str, seed: int
 ) -> None:
-    on_gpu = [student.mean.device] if student.mean.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=on_gpu):
-        torch.manual_seed(seeded(seed, step, 2).initial_seed())  # dropout draws from the global one
+    with global_draws(seeded(seed, step, 2), student.mean.device):
         value = loss(student, step)
     if not bool(torch.isfinite(value)):
         raise DivergedError(f"{name}: the loss is {value.item()} at step {step + 1}; lower lr")
@@ -168,6 +175,28 @@ def cross_entropy(student: Classifier, image: Tensor, label: Tensor) -> Tensor:
     return F.cross_entropy(answers(student, image), label.to(student.mean.device))
 
 
+def divergence(answer: Tensor, target: Tensor, temperature: float = 1.0) -> Tensor:
+    """Return the mean KL divergence of the logits `answer` (n, classes) from those of `target`.
+
+    It is times the squared temperature, so that the temperature does not scale the gradient.
+    """
+    ours, theirs = (F.log_softmax(logits / temperature, dim=1) for logits in (answer, target))
+    return F.kl_div(ours, theirs, log_target=True, reduction="batchmean") * temperature**2
+
+
+def relabelling(wrong: Draws, retain: Draws) -> Loss:
+    """Return the cross-entropy of retained images and relabelled ones, all images counted equally.
+
+    They go through the network together, so that BatchNorm sees a mixture.
+    """
+
+    def loss(student: Classifier, step: int) -> Tensor:
+        (kept, label), (gone, given) = retain(step), wrong(step)
+        return cross_entropy(student, torch.cat((kept, gone)), torch.cat((label, given)))
+
+    return loss
+
+
 def edit_of(model: Classifier, student: Classifier, found: Findings) -> WeightEdit:
     """Return the edit that turns `model` into `student`."""
     before, after = model.network.state_dict(), student.network.state_dict()
@@ -184,19 +213,3 @@ def check_images(method: Method, data: Splits, *kinds: Literal["forget", "retain
     missing = [kind for kind in kinds if not len(sets[kind])]
     if missing:
         raise InputError(f"{method.name}: no images to {' and none to '.join(missing)}")
-
-
-def check_numbers(method: Method, above_zero: Sequence[str], from_zero: Sequence[str] = ()) -> None:
-    """Refuse settings of `method` that are no number of their range, all at once.
-
-    Raises:
-        InputError: which ones.
-    """
-    ranges = [(field, "above") for field in above_zero] + [(field, "from") for field in from_zero]
-    wrong = []
-    for field, kind in ranges:
-        value = getattr(method, field)
-        if not (0 <= value < math.inf and (value > 0 or kind == "from")):
-            wrong.append(f"{field} must be a number {kind} 0, got {value}")
-    if wrong:
-        raise InputError(f"{method.name}: {'; '.join(wrong)}")

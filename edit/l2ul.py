@@ -1,0 +1,309 @@
+"""L2UL: make a network forget single training images, without any other training image.
+
+Cha, Cho, Hwang, Lee, Moon, Lee: Learning to Unlearn: Instance-wise Unlearning for Pre-trained
+Classifiers, AAAI 2024 (arXiv 2301.11578). The loss of the images is climbed; adversarial images
+made from them hold the decision boundaries, and weights that do not matter to them are held.
+"""
+
+import copy
+import logging
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+from torch import Tensor
+from torch.nn import functional as F
+from torch.optim import SGD, Optimizer
+
+from bandstop.edit import team
+from bandstop.edit.accuracy import logits
+from bandstop.edit.adversarial import Adversaries, Attack, adversaries
+from bandstop.edit.batchnorm import BatchNorm, freeze_
+from bandstop.edit.classifier import Classifier
+from bandstop.edit.edits import WeightEdit, changed
+from bandstop.edit.errors import DivergedError, InputError, NothingForgottenError
+from bandstop.edit.images import ImageSet
+from bandstop.edit.importance import importance, protection
+from bandstop.edit.journal import Journal, State, corrupt
+from bandstop.edit.l2ul_objective import Task, objective, turn
+from bandstop.edit.method import Splits, check_numbers
+from bandstop.edit.progress import progress
+from bandstop.edit.relabel import relabelled
+from bandstop.edit.request import ForgetRequest
+from bandstop.edit.seeds import global_draws, seeded
+
+Status = Literal["forgot", "cap", "diverged"]
+_COLLAPSE = 5.0  # times ln C, the loss of an answer by chance
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class L2UL:
+    """Hyper-parameters of L2UL; its ablations are `penalty=0`, and `adversarial=0` with it.
+
+    Attributes:
+        goal: misclassify takes the images for anything but their label; relabel takes each for a
+            given other label, or a random one where the request names none.
+        adversarial: adversarial images made of each instance.
+        eps: radius of the ball that they lie in, in pixel values of [0, 1].
+        attack_steps: of the descent that makes them.
+        attack_rate: length of such a step.
+        penalty: weight of `1/2 sum held (theta - theta_start)^2`.
+        importance_batch: images that the weights' importance is averaged over first; 1 is the
+            definition of memory aware synapses.
+        lr: of SGD.
+        momentum: of SGD.
+        weight_decay: of all parameters.
+        batch: adversarial images a step.
+        forget_batch: instances a step, at most.
+        bn: train lets BatchNorm use and update batch statistics, as the paper's code does; freeze
+            leaves them.
+        only_left: whether a step leaves out instances that are forgotten already; the paper climbs
+            their loss further.
+        check_every: steps between two looks at whether all is forgotten.
+        max_steps: at most.
+        seed: of targets, first perturbations and random labels.
+    """
+
+    name: ClassVar[str] = "l2ul"
+    goal: Literal["misclassify", "relabel"] = "misclassify"
+    adversarial: int = 20
+    eps: float = 4.0
+    attack_steps: int = 100
+    attack_rate: float = 0.1
+    penalty: float = 1.0
+    importance_batch: int = 32
+    lr: float = 1e-3
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    batch: int = 256
+    forget_batch: int = 32
+    bn: Literal["train", "freeze"] = "train"
+    only_left: bool = False
+    check_every: int = 1
+    max_steps: int = 2000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse settings that nothing can be unlearnt with, all at once."""
+        above = ("eps", "attack_rate", "lr", "importance_batch", "batch", "forget_batch")
+        zero = ("adversarial", "attack_steps", "penalty", "momentum", "weight_decay")
+        check_numbers(self, (*above, "check_every", "max_steps"), zero)
+
+    def __call__(
+        self,
+        model: Classifier,
+        request: ForgetRequest,
+        data: Splits,
+        journal: Journal | None = None,
+    ) -> WeightEdit:
+        """Return the edit of all weights that moved; `model` is left as it was.
+
+        Args:
+            model: what is to forget.
+            request: of instances; its labels are for `goal` relabel.
+            data: only its forgotten images are used.
+            journal: where the state is noted, to go on from; its cache keeps adversarial images.
+
+        Raises:
+            InputError: a request for classes, or labels that do not go with it or the goal.
+            DivergedError: the loss became no number before any instance was forgotten.
+        """
+        _check(self, model, request)
+        journal = journal or Journal()
+        made = self._adversaries(model, data.forget, journal)
+        task = self._task(model, request, data.forget, made.images if made else None)
+        run = self._start(model)
+        status = self._train_(run, task, journal)
+        _check_moved(run, status, task.left(logits(model, task.forget)).double().mean().item())
+        found: dict[str, object] = {
+            "status": status,
+            "steps": run.step,
+            "instances": len(data.forget),
+            "left": run.left,
+            "losses": run.losses,
+        }
+        if made:
+            found["attacks_that_fool"] = made.fooled
+        return WeightEdit(changed(model.network.state_dict(), run.best), found)
+
+    def prepare(self, model: Classifier) -> Classifier:
+        """Return `model` itself: BatchNorm takes part in the training; what comes out is folded."""
+        return model
+
+    def _adversaries(
+        self, model: Classifier, forget: ImageSet, journal: Journal
+    ) -> Adversaries | None:
+        if not self.adversarial:
+            return None
+        how = Attack(self.eps, self.attack_steps, self.attack_rate)
+        return adversaries(
+            model, forget, self.adversarial, how, seed=self.seed, cache=journal.cache
+        )
+
+    def _task(
+        self,
+        model: Classifier,
+        request: ForgetRequest,
+        forget: ImageSet,
+        hold: ImageSet | None,
+    ) -> Task:
+        if self.goal == "relabel":
+            forget = _new_labels(model, request, forget, self.seed)
+        held = None
+        if self.penalty:
+            held = protection(importance(model, forget, batch=self.importance_batch))
+        start = {name: p.detach().clone() for name, p in model.network.named_parameters()}
+        return Task(forget, self.goal == "relabel", hold, start, held)
+
+    def _start(self, model: Classifier) -> "_Run":
+        student = copy.deepcopy(model)
+        weights = student.network.parameters()
+        mover = SGD(weights, self.lr, self.momentum, weight_decay=self.weight_decay)
+        return _Run(student, mover)
+
+    def _train_(self, run: "_Run", task: Task, journal: Journal) -> Status:
+        """Train until every instance is where it shall be; return how it ended."""
+        run.restore_(journal)
+        status = self._look_(run, task)
+        for _ in progress(range(run.step, self.max_steps), self.name):
+            if status is not None:
+                break
+            self._step_(run, task)
+            status = self._look_(run, task)
+            journal.note_(run.state)
+        return status or "cap"
+
+    def _step_(self, run: "_Run", task: Task) -> None:
+        student = run.student.train()
+        if self.bn == "freeze":
+            freeze_(student.network)
+        forget = turn(task.forget, self.forget_batch, run.step)
+        hold = None
+        if task.adversaries is not None:
+            hold = turn(task.adversaries, self.batch, run.step)
+        with global_draws(seeded(self.seed, run.step), student.mean.device):
+            value, total = objective(
+                student, task, forget, hold, strength=self.penalty, only_left=self.only_left
+            )
+        run.losses.append(total)
+        run.step += 1
+        run.mover.zero_grad()
+        value.backward()
+        team.sum_gradients_(student.network.parameters())
+        run.mover.step()
+        student.eval()
+
+    def _look_(self, run: "_Run", task: Task) -> Status | None:
+        """Keep the weights if they are the best so far; return how the run ended, or None."""
+        if run.step % self.check_every and run.step < self.max_steps:
+            return None
+        answers = logits(run.student, task.forget)
+        loss = F.cross_entropy(answers, task.forget.labels).item()
+        if not math.isfinite(loss):
+            return "diverged"
+        left = task.left(answers).double().mean().item()
+        if left < run.left:
+            run.left = left
+            run.best = {k: v.clone() for k, v in run.student.network.state_dict().items()}
+        if not left:
+            return "forgot"
+        return "diverged" if loss > _COLLAPSE * math.log(answers.shape[1]) else None
+
+
+@dataclass(slots=True)
+class _Run:
+    """A run under way.
+
+    Attributes:
+        student: the network that moves.
+        mover: its optimiser.
+        step: how many are done.
+        losses: of each step.
+        left: share of the instances that is not where it shall be, at its lowest.
+        best: the state dict of the network then.
+    """
+
+    student: Classifier
+    mover: Optimizer
+    step: int = 0
+    losses: list[float] = field(default_factory=list)
+    left: float = math.inf
+    best: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def state(self) -> State:
+        """Return all that decides how the run goes on."""
+        return {
+            "network": self.student.network.state_dict(),
+            "optimizer": self.mover.state_dict(),
+            "step": self.step,
+            "losses": list(self.losses),
+            "left": self.left,
+            "best": dict(self.best),
+        }
+
+    def restore_(self, journal: Journal) -> None:
+        """Go to where `journal` was written last, if it was.
+
+        Raises:
+            InputError, ArtifactError: see `Journal.read`.
+        """
+        state = journal.read()
+        if state is None:
+            return
+        try:
+            self.student.network.load_state_dict(state["network"])
+            self.mover.load_state_dict(state["optimizer"])
+            self.step, self.losses = state["step"], state["losses"]
+            self.left, self.best = state["left"], state["best"]
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            assert journal.file is not None  # it was read
+            raise corrupt(journal.file) from error
+
+
+def _check_moved(run: _Run, status: Status, left_before: float) -> None:
+    """Warn of a run that did not get to its end, and refuse one that got nowhere."""
+    if status == "forgot":
+        return
+    if run.left >= left_before:
+        kind = DivergedError if status == "diverged" else NothingForgottenError
+        hint = "lower lr" if status == "diverged" else "raise max_steps or lr"
+        raise kind(f"l2ul: no instance was forgotten in {run.step} steps ({status}); {hint}")
+    log.warning(
+        "l2ul: %.1f %% of the instances are not forgotten (%s after %d steps); the best weights on "
+        "the way are kept",
+        100 * run.left,
+        status,
+        run.step,
+    )
+
+
+def _new_labels(model: Classifier, request: ForgetRequest, forget: ImageSet, seed: int) -> ImageSet:
+    """Return the instances with the labels that they shall have.
+
+    Raises:
+        InputError: one has that label already.
+    """
+    given = relabelled(forget, request, model.num_classes, seed)
+    same = forget.index[given.labels == forget.labels].tolist()
+    if same:
+        raise InputError(
+            f"l2ul: {len(same)} instances have the label already that they shall be given "
+            f"({', '.join(map(str, same[:5]))}); name another one"
+        )
+    return given
+
+
+def _check(setting: L2UL, model: Classifier, request: ForgetRequest) -> None:
+    misfits = []
+    if not request.instances:
+        misfits.append("it forgets single images, name them by --instances")
+    if request.labels and setting.goal != "relabel":
+        misfits.append("the request names new labels, which need goal=relabel")
+    norms = any(isinstance(module, BatchNorm) for module in model.network.modules())
+    if norms and setting.bn == "train" and team.size() > 1:
+        misfits.append("statistics of a batch cannot be shared between processes; set bn=freeze")
+    if misfits:
+        raise InputError("l2ul: " + "; ".join(misfits))

@@ -1,0 +1,270 @@
+"""L2UL: when it stops, what a step weighs, what it leaves alone, and that it can be resumed."""
+
+import copy
+import functools
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from bandstop.edit.accuracy import logits
+from bandstop.edit.classifier import Arch, Classifier
+from bandstop.edit.edits import WeightEdit, edited
+from bandstop.edit.errors import ArtifactError, DivergedError, InputError, NothingForgottenError
+from bandstop.edit.images import DataSplits, ImageSet
+from bandstop.edit.journal import Journal, State
+from bandstop.edit.l2ul import L2UL
+from bandstop.edit.l2ul_objective import Task, objective, turn
+from bandstop.edit.method import Splits, split
+from bandstop.edit.request import ForgetRequest
+from bandstop.edit.train import Recipe, train
+from bandstop.edit.unlearn import unlearn
+from tests.networks import corners, tiny
+
+# ten instances of the bright corners, which a network learns by heart at once
+DATA = DataSplits(
+    corners(200), corners(40, seed=1), corners(40, seed=2), tiny().class_names, tiny().preprocess
+)
+CHOSEN = tuple(range(0, 40, 5))
+REQUEST = ForgetRequest(instances=CHOSEN)
+# close adversaries, which hold less: the toy's pictures of a class are all but alike
+QUICK = L2UL(adversarial=3, attack_steps=3, eps=1.0, batch=8, lr=0.01, penalty=0.1, max_steps=200)
+
+
+@functools.cache
+def learnt() -> Classifier:
+    arch = Arch("bandstop:resnet", {"width": 8, "blocks": "1"})
+    model = train(arch, DATA, Recipe(epochs=4, batch=20, lr=0.1, shift=0, flip=False))
+    assert (logits(model, DATA.test).argmax(1) == DATA.test.labels).all()
+    return model
+
+
+def forget(
+    method: L2UL, request: ForgetRequest = REQUEST, journal: Journal | None = None
+) -> WeightEdit:
+    return method(learnt(), request, split(DATA, request), journal)
+
+
+def answers(edit: WeightEdit, images: ImageSet) -> Tensor:
+    return logits(edited(learnt(), edit), images).argmax(1)
+
+
+@pytest.mark.parametrize("bn", ["train", "freeze"])
+def test_no_instance_keeps_its_label(bn: str) -> None:
+    edit = forget(replace(QUICK, bn=bn))  # type: ignore[arg-type]  # one of its two values
+    instances = split(DATA, REQUEST).forget
+    assert not (answers(edit, instances) == instances.labels).any()
+    assert edit.found["status"] == "forgot"
+    assert edit.found["left"] == 0
+    assert 0 < int(str(edit.found["steps"])) < 200
+
+
+def test_relabelled_instances_are_taken_for_what_was_asked() -> None:
+    own = DATA.train.take(torch.tensor(CHOSEN)).labels
+    wanted = tuple(((own + 2) % 4).tolist())
+    request = ForgetRequest(instances=CHOSEN, labels=wanted)
+    edit = forget(replace(QUICK, goal="relabel"), request)
+    assert answers(edit, split(DATA, request).forget).tolist() == list(wanted)
+
+
+def test_random_new_labels_are_reached_and_are_not_the_old_ones() -> None:
+    edit = forget(replace(QUICK, goal="relabel"))
+    instances = split(DATA, REQUEST).forget
+    assert edit.found["status"] == "forgot"
+    assert not (answers(edit, instances) == instances.labels).any()
+
+
+def test_what_is_not_known_anyhow_takes_no_step() -> None:
+    wrong = tuple(((DATA.train.labels + 1) % 4).tolist())
+    data = Splits(
+        ImageSet(DATA.train.images, DATA.train.index[:8], torch.tensor(wrong[:8])),
+        DATA.train,
+        DATA.validate,
+    )
+    edit = QUICK(learnt(), ForgetRequest(instances=tuple(range(8))), data)
+    assert edit.weights == {}
+    assert (edit.found["status"], edit.found["steps"]) == ("forgot", 0)
+
+
+def test_the_cap_is_kept_and_told(caplog: pytest.LogCaptureFixture) -> None:
+    full = int(str(forget(QUICK).found["steps"]))
+    slow = replace(QUICK, max_steps=full - 1)
+    edit = forget(slow)
+    assert (edit.found["status"], edit.found["steps"]) == ("cap", full - 1)
+    assert 0 < float(str(edit.found["left"])) < 1
+    assert "are not forgotten (cap" in caplog.text
+
+
+def test_a_run_that_gets_nowhere_gives_no_edit() -> None:
+    with pytest.raises(NothingForgottenError, match="no instance was forgotten in 2 steps"):
+        forget(replace(QUICK, max_steps=2, lr=1e-9))
+    with pytest.raises(DivergedError, match="lower lr"):
+        forget(replace(QUICK, lr=1e30, penalty=0.0))
+
+
+def test_without_its_terms_it_is_the_ascent_alone() -> None:
+    edit = forget(replace(QUICK, adversarial=0, penalty=0.0))
+    image, label = turn(split(DATA, REQUEST).forget, 32, 0)
+    with torch.no_grad():
+        first = -F.cross_entropy(copy.deepcopy(learnt()).train()(image), label).item()
+    losses = edit.found["losses"]
+    assert isinstance(losses, list)
+    assert losses[0] == pytest.approx(first, rel=1e-5)
+
+
+def slopes(held: float | None, strength: float, *, hold: bool = True) -> list[Tensor]:
+    """Return the gradient of one step's loss where every weight has moved by 0.1."""
+    model = tiny(norm=False)
+    weights = dict(model.network.named_parameters())
+    start = {name: w.detach() + 0.1 for name, w in weights.items()}
+    factor = None if held is None else {n: torch.full_like(w, held) for n, w in weights.items()}
+    what = Task(corners(4), False, corners(12, seed=3), start, factor)
+    assert what.adversaries is not None
+    other = turn(what.adversaries, 12, 0) if hold else None
+    value, _ = objective(model, what, turn(what.forget, 4, 0), other, strength=strength)
+    value.backward()
+    return [w.grad for w in weights.values() if w.grad is not None]
+
+
+@pytest.mark.parametrize(("held", "strength"), [(0.0, 1.0), (1.0, 0.0)])
+def test_a_penalty_of_nothing_changes_no_bit(held: float, strength: float) -> None:
+    without, with_ = slopes(None, 1.0), slopes(held, strength)
+    assert all(torch.equal(a, b) for a, b in zip(without, with_, strict=True))
+    assert any(not torch.equal(a, b) for a, b in zip(without, slopes(1.0, 1.0), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("instances", "adversaries", "relabel"), [(32, 256, False), (32, 256, True), (4, 0, False)]
+)
+def test_batches_count_by_their_sizes(instances: int, adversaries: int, relabel: bool) -> None:
+    model, images, others = tiny(norm=False), corners(instances), corners(adversaries, seed=3)
+    what = Task(images, relabel, others, {}, None)
+    hold = next(others.batches(adversaries)) if adversaries else None
+    _, total = objective(model, what, next(images.batches(instances)), hold, strength=1.0)
+    share = instances / (instances + adversaries)  # 1/9 for 32 and 256
+    own = F.cross_entropy(logits(model, images), images.labels).item()
+    expected = share * own * (1 if relabel else -1)
+    if adversaries:
+        expected += (1 - share) * F.cross_entropy(logits(model, others), others.labels).item()
+    assert total == pytest.approx(expected, rel=1e-5)
+
+
+def test_forgotten_instances_can_be_left_alone() -> None:
+    model, images = tiny(norm=False), corners(16)
+    known = logits(model, images).argmax(1) == images.labels
+    assert 0 < int(known.sum()) < 16
+    what = Task(images, False, None, {}, None)
+    _, total = objective(model, what, next(images.batches(16)), None, strength=0.0, only_left=True)
+    losses = F.cross_entropy(logits(model, images), images.labels, reduction="none")
+    assert total == pytest.approx(-losses[known].sum().item() / 16, rel=1e-5)
+
+
+def test_batches_take_turns_in_their_order() -> None:
+    images = corners(5)
+    sizes = [len(turn(images, 2, step)[1]) for step in range(4)]
+    assert sizes == [2, 2, 1, 2]
+    assert torch.equal(turn(images, 2, 3)[0], turn(images, 2, 0)[0])
+
+
+@pytest.mark.parametrize(
+    ("bn", "adversarial", "passes"), [("train", 3, 2), ("train", 0, 1), ("freeze", 3, 0)]
+)
+def test_batchnorm_follows_or_is_left(bn: str, adversarial: int, passes: int) -> None:
+    method = replace(QUICK, bn=bn, adversarial=adversarial)  # type: ignore[arg-type]  # one of its two values
+    edit = forget(method)
+    counted = [v for name, v in edit.weights.items() if name.endswith("num_batches_tracked")]
+    before = learnt().network.state_dict()
+    counters = [name for name in before if name.endswith("num_batches_tracked")]
+    steps = int(str(edit.found["steps"]))
+    assert len(counted) == (len(counters) if passes else 0)
+    for name in counters:
+        if passes:
+            assert int(edit.weights[name] - before[name]) == passes * steps
+    moved = [name for name in edit.weights if "running" in name]
+    assert bool(moved) == bool(passes)
+
+
+def test_one_seed_gives_one_edit_and_the_model_stays() -> None:
+    before = {name: v.clone() for name, v in learnt().state_dict().items()}
+    one, two = forget(QUICK), forget(QUICK)
+    assert all(torch.equal(v, two.weights[name]) for name, v in one.weights.items())
+    assert all(torch.equal(v, before[name]) for name, v in learnt().state_dict().items())
+    other = forget(replace(QUICK, seed=1))
+    assert any(not torch.equal(v, other.weights[name]) for name, v in one.weights.items())
+
+
+class Killed(Journal):
+    """Notes every step, and ends the run after so many."""
+
+    def __init__(self, file: Path, after: int) -> None:
+        super().__init__(file=file, settings="s", every=0)
+        self.after = after
+
+    def note_(self, state: Callable[[], State]) -> None:
+        super().note_(state)
+        self.after -= 1
+        if not self.after:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("after", [1, 3])
+def test_a_killed_run_ends_with_the_same_bytes(tmp_path: Path, after: int) -> None:
+    whole, file = forget(QUICK), tmp_path / "state"
+    with pytest.raises(KeyboardInterrupt):
+        forget(QUICK, journal=Killed(file, after))
+    resumed = forget(QUICK, journal=Journal(file=file, settings="s", every=0))
+    assert resumed.found == whole.found
+    assert resumed.weights.keys() == whole.weights.keys()
+    assert all(torch.equal(v, whole.weights[name]) for name, v in resumed.weights.items())
+
+
+def test_the_state_of_something_else_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "state"
+    with pytest.raises(KeyboardInterrupt):
+        forget(QUICK, journal=Killed(file, 1))
+    with pytest.raises(InputError, match="other settings or data"):
+        forget(QUICK, journal=Journal(file=file, settings="other"))
+    file.write_bytes(b"nothing")
+    with pytest.raises(ArtifactError, match="not the state of a run"):
+        forget(QUICK, journal=Journal(file=file, settings="s"))
+
+
+@pytest.mark.parametrize(
+    ("setting", "request_", "message"),
+    [
+        ({}, ForgetRequest(classes=(1,)), "forgets single images"),
+        ({}, ForgetRequest(instances=(3,), labels=(1,)), "need goal=relabel"),
+        ({"goal": "relabel"}, ForgetRequest(instances=(3,), labels=(9,)), r"must be 0\.\.3"),
+        ({"goal": "relabel"}, ForgetRequest(instances=(3,), labels=(3,)), "have the label already"),
+    ],
+)
+def test_requests_that_make_no_sense_are_refused(
+    setting: Mapping[str, str], request_: ForgetRequest, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        forget(replace(QUICK, adversarial=0, **setting), request_)  # type: ignore[arg-type]  # one of its values
+
+
+@pytest.mark.parametrize("setting", [{"lr": 0}, {"eps": -1}, {"batch": 0}, {"penalty": math.nan}])
+def test_settings_out_of_range_are_refused(setting: Mapping[str, float]) -> None:
+    with pytest.raises(InputError, match=f"l2ul: {next(iter(setting))} must be a number"):
+        replace(QUICK, **setting)  # type: ignore[arg-type]  # the wrong ones
+
+
+def test_the_whole_stage_folds_what_was_trained() -> None:
+    folded, edit = unlearn(learnt(), QUICK, REQUEST, DATA)
+    assert folded.bn_folded
+    assert isinstance(edit, WeightEdit)
+    instances = split(DATA, REQUEST).forget
+    now = edited(folded, edit)
+    assert not (logits(now, instances).argmax(1) == instances.labels).any()
+    plain = forget(QUICK)
+    torch.testing.assert_close(
+        logits(now, DATA.test), logits(edited(learnt(), plain), DATA.test), rtol=1e-3, atol=1e-3
+    )
+    assert edit.found["held_out"]["n"] == 40  # type: ignore[index]  # a mapping
