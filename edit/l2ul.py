@@ -26,7 +26,7 @@ from bandstop.edit.errors import DivergedError, InputError, NothingForgottenErro
 from bandstop.edit.images import ImageSet
 from bandstop.edit.importance import importance, protection
 from bandstop.edit.journal import Journal, State, corrupt
-from bandstop.edit.l2ul_objective import Task, objective, turn
+from bandstop.edit.l2ul_objective import Task, objective
 from bandstop.edit.method import Splits, check_numbers
 from bandstop.edit.progress import progress
 from bandstop.edit.relabel import relabelled
@@ -60,8 +60,10 @@ class L2UL:
         forget_batch: instances a step, at most.
         bn: train lets BatchNorm use and update batch statistics, as the paper's code does; freeze
             leaves them.
-        only_left: whether a step leaves out instances that are forgotten already; the paper climbs
-            their loss further.
+        push: climb, as in the paper, or margin (see `pushed`).
+        margin: of push margin, in logits.
+        hold: what adversaries shall be: their target, as in the paper, or the answer that the
+            network gives to them before.
         check_every: steps between two looks at whether all is forgotten.
         max_steps: at most.
         seed: of targets, first perturbations and random labels.
@@ -81,7 +83,9 @@ class L2UL:
     batch: int = 256
     forget_batch: int = 32
     bn: Literal["train", "freeze"] = "train"
-    only_left: bool = False
+    push: Literal["climb", "margin"] = "climb"
+    margin: float = 0.5
+    hold: Literal["target", "answer"] = "target"
     check_every: int = 1
     max_steps: int = 2000
     seed: int = 0
@@ -156,7 +160,10 @@ class L2UL:
         if self.penalty:
             held = protection(importance(model, forget, batch=self.importance_batch))
         start = {name: p.detach().clone() for name, p in model.network.named_parameters()}
-        return Task(forget, self.goal == "relabel", hold, start, held)
+        answers = None
+        if hold is not None and self.hold == "answer":
+            answers = logits(model, hold).softmax(1)
+        return Task(forget, self.goal == "relabel", hold, answers, start, held)
 
     def _start(self, model: Classifier) -> "_Run":
         student = copy.deepcopy(model)
@@ -180,13 +187,17 @@ class L2UL:
         student = run.student.train()
         if self.bn == "freeze":
             freeze_(student.network)
-        forget = turn(task.forget, self.forget_batch, run.step)
-        hold = None
-        if task.adversaries is not None:
-            hold = turn(task.adversaries, self.batch, run.step)
+        forget = task.instances(self.forget_batch, run.step)
+        hold = task.holding(self.batch, run.step)
         with global_draws(seeded(self.seed, run.step), student.mean.device):
             value, total = objective(
-                student, task, forget, hold, strength=self.penalty, only_left=self.only_left
+                student,
+                task,
+                forget,
+                hold,
+                push=self.push,
+                margin=self.margin,
+                strength=self.penalty,
             )
         run.losses.append(total)
         run.step += 1

@@ -1,6 +1,7 @@
 """What L2UL minimises in a step: forget some instances, hold the boundaries, hold the weights."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -11,6 +12,9 @@ from bandstop.edit.classifier import Classifier
 from bandstop.edit.images import ImageSet
 from bandstop.edit.importance import ByName, penalty
 
+Batch = tuple[Tensor, Tensor]  # images (n, c, h, w), and labels (n,) or probabilities (n, C)
+Push = Literal["climb", "margin"]
+
 
 @dataclass(frozen=True, slots=True)
 class Task:
@@ -19,7 +23,8 @@ class Task:
     Attributes:
         forget: the instances; labels are those that they have, or shall have.
         relabel: whether labels are those that they shall have.
-        adversaries: images with the labels that hold the boundaries; None: none.
+        adversaries: images that hold the boundaries, with their targets; None: none.
+        answers: probabilities (n, C) that the adversaries shall keep, in place of their targets.
         start: parameter name -> value before the first step.
         held: parameter name -> how much each entry is held, in [0, 1]; None: not at all.
     """
@@ -27,6 +32,7 @@ class Task:
     forget: ImageSet
     relabel: bool
     adversaries: ImageSet | None
+    answers: Tensor | None
     start: ByName
     held: ByName | None
 
@@ -35,38 +41,55 @@ class Task:
         own = answers.argmax(1) == self.forget.labels
         return ~own if self.relabel else own
 
+    def instances(self, size: int, step: int) -> Batch:
+        """Return the `size` instances at most whose turn it is at `step`."""
+        part = turn(len(self.forget), size, step)
+        return next(self.forget.take(part).batches(size))
+
+    def holding(self, size: int, step: int) -> Batch | None:
+        """Return the `size` adversaries at most whose turn it is, and what they shall be."""
+        if self.adversaries is None:
+            return None
+        part = turn(len(self.adversaries), size, step)
+        image, target = next(self.adversaries.take(part).batches(size))
+        return image, target if self.answers is None else self.answers[part]
+
 
 def objective(
     student: Classifier,
     task: Task,
-    forget: tuple[Tensor, Tensor],
-    hold: tuple[Tensor, Tensor] | None,
+    forget: Batch,
+    hold: Batch | None,
     *,
-    strength: float,
-    only_left: bool = False,
+    push: Push = "climb",
+    margin: float = 0.0,
+    strength: float = 0.0,
 ) -> tuple[Tensor, float]:
     """Return this process's share of the loss, for its gradient, and the loss (section 3).
 
-    The loss is `w_f L_forget + w_a CE(adversaries) + strength R`, w by the sizes of the batches;
-    L_forget is -CE of the labels to be left behind, or +CE of those to be taken on.
+    The loss is `w_f L_forget + w_a CE(adversaries) + strength R`, w by the sizes of the batches.
 
     Args:
         student: in training; BatchNorm sees the two batches one after the other.
         task: tells what the labels mean, and what R holds.
-        forget: images and labels of instances.
-        hold: adversarial images and their targets; None: none.
+        forget: instances.
+        hold: adversaries; None: none.
+        push: what L_forget is, see `pushed`.
+        margin: see `pushed`.
         strength: of R.
-        only_left: whether instances that are forgotten already are left alone.
     """
     image, label = forget
-    losses, answers = _losses(student, image, label)
-    if only_left:
-        losses = losses * (answers.argmax(1) == label.to(answers.device))
-    sign = 1 if task.relabel else -1
-    value, counts = sign * losses.sum(), len(label)
+    answers = _answers(student, image)
+    mine = label[team.share(len(label))].to(answers.device)
+    losses = pushed(answers, mine, relabel=task.relabel, push=push, margin=margin)
+    value, counts = team.of_all(losses, len(label)).sum(), len(label)
     if hold is not None:
-        value = value + _losses(student, *hold)[0].sum()
-        counts += len(hold[1])
+        image, wanted = hold
+        answers = _answers(student, image)
+        own = wanted[team.share(len(wanted))].to(answers.device)
+        losses = F.cross_entropy(answers, own, reduction="none")
+        value = value + team.of_all(losses, len(wanted)).sum()
+        counts += len(wanted)
     value = value / counts
     total = float(value.detach())
     if task.held is not None and strength:
@@ -76,17 +99,31 @@ def objective(
     return value, total
 
 
-def _losses(student: Classifier, image: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-    """Return losses (n,) and logits (n, C) of a batch; gradients flow into this process's share."""
-    mine = team.share(len(label))
-    answers = student(image[mine].to(student.mean))
-    losses = F.cross_entropy(answers, label[mine].to(answers.device), reduction="none")
-    return team.of_all(losses, len(label)), team.of_all(answers.detach(), len(label))
+def pushed(answers: Tensor, label: Tensor, *, relabel: bool, push: Push, margin: float) -> Tensor:
+    """Return the loss (n,) of instances by their logits (n, C).
+
+    `climb` is the paper's: -CE of the labels to be left behind, +CE of those to be taken on; it
+    hardly moves what is known well, and never ends. `margin` is how far the logit of the wrong side
+    is above that of the right one, plus `margin`, and 0 below: every instance is pushed alike until
+    it is over the boundary, and then left alone.
+    """
+    if push == "climb":
+        losses = F.cross_entropy(answers, label, reduction="none")
+        return losses if relabel else -losses
+    own = answers.gather(1, label[:, None])[:, 0]
+    best = answers.scatter(1, label[:, None], -torch.inf).amax(1)
+    ahead = best - own if relabel else own - best
+    return F.relu(ahead + margin)
 
 
-def turn(images: ImageSet, size: int, step: int) -> tuple[Tensor, Tensor]:
-    """Return the batch of at most `size` images whose turn it is at `step`, in their order."""
-    count = -(-len(images) // size)
-    first = (step % count) * size
-    part = images.take(torch.arange(first, min(first + size, len(images))))
-    return next(part.batches(size))
+def _answers(student: Classifier, image: Tensor) -> Tensor:
+    """Return the logits of this process's share of a batch."""
+    answers: Tensor = student(image[team.share(len(image))].to(student.mean))
+    return answers
+
+
+def turn(count: int, size: int, step: int) -> Tensor:
+    """Return the positions of the at most `size` of `count` things whose turn it is at `step`."""
+    rounds = -(-count // size)
+    first = (step % rounds) * size
+    return torch.arange(first, min(first + size, count))

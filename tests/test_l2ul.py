@@ -19,7 +19,7 @@ from bandstop.edit.errors import ArtifactError, DivergedError, InputError, Nothi
 from bandstop.edit.images import DataSplits, ImageSet
 from bandstop.edit.journal import Journal, State
 from bandstop.edit.l2ul import L2UL
-from bandstop.edit.l2ul_objective import Task, objective, turn
+from bandstop.edit.l2ul_objective import Task, objective, pushed, turn
 from bandstop.edit.method import Splits, split
 from bandstop.edit.request import ForgetRequest
 from bandstop.edit.train import Recipe, train
@@ -109,7 +109,7 @@ def test_a_run_that_gets_nowhere_gives_no_edit() -> None:
 
 def test_without_its_terms_it_is_the_ascent_alone() -> None:
     edit = forget(replace(QUICK, adversarial=0, penalty=0.0))
-    image, label = turn(split(DATA, REQUEST).forget, 32, 0)
+    image, label = next(split(DATA, REQUEST).forget.batches(32))
     with torch.no_grad():
         first = -F.cross_entropy(copy.deepcopy(learnt()).train()(image), label).item()
     losses = edit.found["losses"]
@@ -123,10 +123,9 @@ def slopes(held: float | None, strength: float, *, hold: bool = True) -> list[Te
     weights = dict(model.network.named_parameters())
     start = {name: w.detach() + 0.1 for name, w in weights.items()}
     factor = None if held is None else {n: torch.full_like(w, held) for n, w in weights.items()}
-    what = Task(corners(4), False, corners(12, seed=3), start, factor)
-    assert what.adversaries is not None
-    other = turn(what.adversaries, 12, 0) if hold else None
-    value, _ = objective(model, what, turn(what.forget, 4, 0), other, strength=strength)
+    what = Task(corners(4), False, corners(12, seed=3), None, start, factor)
+    other = what.holding(12, 0) if hold else None
+    value, _ = objective(model, what, what.instances(4, 0), other, strength=strength)
     value.backward()
     return [w.grad for w in weights.values() if w.grad is not None]
 
@@ -143,9 +142,9 @@ def test_a_penalty_of_nothing_changes_no_bit(held: float, strength: float) -> No
 )
 def test_batches_count_by_their_sizes(instances: int, adversaries: int, relabel: bool) -> None:
     model, images, others = tiny(norm=False), corners(instances), corners(adversaries, seed=3)
-    what = Task(images, relabel, others, {}, None)
+    what = Task(images, relabel, others, None, {}, None)
     hold = next(others.batches(adversaries)) if adversaries else None
-    _, total = objective(model, what, next(images.batches(instances)), hold, strength=1.0)
+    _, total = objective(model, what, next(images.batches(instances)), hold)
     share = instances / (instances + adversaries)  # 1/9 for 32 and 256
     own = F.cross_entropy(logits(model, images), images.labels).item()
     expected = share * own * (1 if relabel else -1)
@@ -154,21 +153,43 @@ def test_batches_count_by_their_sizes(instances: int, adversaries: int, relabel:
     assert total == pytest.approx(expected, rel=1e-5)
 
 
-def test_forgotten_instances_can_be_left_alone() -> None:
-    model, images = tiny(norm=False), corners(16)
-    known = logits(model, images).argmax(1) == images.labels
-    assert 0 < int(known.sum()) < 16
-    what = Task(images, False, None, {}, None)
-    _, total = objective(model, what, next(images.batches(16)), None, strength=0.0, only_left=True)
-    losses = F.cross_entropy(logits(model, images), images.labels, reduction="none")
-    assert total == pytest.approx(-losses[known].sum().item() / 16, rel=1e-5)
+@pytest.mark.parametrize(
+    ("relabel", "margin", "expected"),
+    [
+        (False, 0.0, [2.0, 0.0]),  # the label 0 leads by 2; the other leads by 1
+        (False, 0.5, [2.5, 0.0]),
+        (False, 1.5, [3.5, 0.5]),
+        (True, 0.0, [0.0, 1.0]),
+        (True, 3.0, [1.0, 4.0]),
+    ],
+)
+def test_a_margin_pushes_until_the_other_side_leads(
+    relabel: bool, margin: float, expected: list[float]
+) -> None:
+    answers = torch.tensor([[3.0, 1.0, 0.0], [1.0, 2.0, 0.0]])
+    losses = pushed(answers, torch.tensor([0, 0]), relabel=relabel, push="margin", margin=margin)
+    assert losses.tolist() == expected
+
+
+def test_adversaries_can_keep_their_answers() -> None:
+    model, others = tiny(norm=False), corners(12, seed=3)
+    answers = logits(model, others).softmax(1)
+    what = Task(corners(4), False, others, answers, {}, None)
+    image, wanted = what.holding(8, 1) or (torch.empty(0), torch.empty(0))
+    assert torch.equal(wanted, answers[8:])
+    assert torch.equal(image, next(others.take(torch.arange(8, 12)).batches(4))[0])
+    none = next(corners(0).batches(1), (torch.empty(0, 1, 8, 8), torch.empty(0, dtype=torch.int64)))
+    value, total = objective(model, what, none, what.holding(12, 0))
+    value.backward()
+    entropy = -(answers * answers.log()).sum(1).mean().item()
+    assert total == pytest.approx(entropy, rel=1e-5)
+    slopes_ = [p.grad for p in model.network.parameters() if p.grad is not None]
+    assert max(slope.abs().max().item() for slope in slopes_) < 1e-6  # they are kept already
 
 
 def test_batches_take_turns_in_their_order() -> None:
-    images = corners(5)
-    sizes = [len(turn(images, 2, step)[1]) for step in range(4)]
-    assert sizes == [2, 2, 1, 2]
-    assert torch.equal(turn(images, 2, 3)[0], turn(images, 2, 0)[0])
+    turns = [turn(5, 2, step).tolist() for step in range(4)]
+    assert turns == [[0, 1], [2, 3], [4], [0, 1]]
 
 
 @pytest.mark.parametrize(
