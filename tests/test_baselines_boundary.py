@@ -27,7 +27,7 @@ from tests.baseline_toys import (
 )
 from tests.networks import classifier
 
-SETTING = BoundaryShrink(epochs=10, batch=16)
+SETTING = BoundaryShrink(epochs=10, batch=16, lr=1e-3)
 QUICK = replace(SETTING, epochs=2)
 
 

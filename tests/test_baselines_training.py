@@ -157,7 +157,7 @@ def test_every_method_goes_on_where_it_was_killed(
     assert same(resumed(method, tmp_path / "state", after), forget(method))
 
 
-@pytest.mark.parametrize("method", [*METHODS, SSD(alpha=1.5)], ids=[*NAMES, "ssd"])
+@pytest.mark.parametrize("method", [*METHODS, SSD(alpha=1.5, batch=64)], ids=[*NAMES, "ssd"])
 def test_instances_are_unlearned_as_classes_are(method: Method) -> None:
     edit = forget(method, INSTANCES)
     assert edit.weights
@@ -209,7 +209,7 @@ def test_data_without_the_images_is_refused(empty: tuple[str, ...], message: str
     check_images(FineTune(), parts, "forget", "retain")
 
 
-@pytest.mark.parametrize("method", [*METHODS[2:], SSD()], ids=[*NAMES[2:], "ssd"])
+@pytest.mark.parametrize("method", [*METHODS[2:], SSD(batch=64)], ids=[*NAMES[2:], "ssd"])
 @pytest.mark.parametrize("kind", ["forget", "retain"])
 def test_methods_that_compare_want_both_kinds(method: Method, kind: str) -> None:
     parts = split(DATA, CLASS)

@@ -51,7 +51,7 @@ class BoundaryShrink(TrainsBatchNorm):
     bound: float = 0.1
     epochs: int = 2
     batch: int = 64
-    lr: float = 1e-3
+    lr: float = 1e-4
     weight_decay: float = 0.0
     seed: int = 0
 

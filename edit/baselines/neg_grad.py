@@ -36,7 +36,7 @@ class NegGrad(TrainsBatchNorm):
     name: ClassVar[str] = "neg-grad"
     epochs: int = 5
     batch: int = 64
-    lr: float = 1e-3
+    lr: float = 3e-4
     weight_decay: float = 0.0
     check_every: int = 10
     seed: int = 0

@@ -44,10 +44,10 @@ class SSD:
     """
 
     name: ClassVar[str] = "ssd"
-    alpha: float = 10.0
+    alpha: float = 50.0
     strength: float = 1.0
     images: int | None = 2000
-    batch: int = 64
+    batch: int = 16
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -128,4 +128,4 @@ def _together(one: ImageSet, other: ImageSet) -> ImageSet:
     return ImageSet(one.images, *(torch.cat(pair) for pair in both))
 
 
-PAPER = SSD(images=None)
+PAPER = SSD(alpha=10.0, images=None, batch=64)
