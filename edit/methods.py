@@ -6,7 +6,7 @@ from dataclasses import fields
 
 from pydantic import TypeAdapter, ValidationError
 
-from bandstop.edit import svd, wf_net
+from bandstop.edit import l2ul, svd, wf_net
 from bandstop.edit.baselines import (
     bad_teacher,
     boundary_shrink,
@@ -59,6 +59,7 @@ METHODS: Mapping[str, type[Method]] = {
 PAPER: Mapping[str, Method] = {
     "svd": svd.PAPER,
     "wf-net": wf_net.PAPER,
+    "l2ul": l2ul.PAPER,
     "fine-tune": fine_tune.PAPER,
     "neg-grad-plus": neg_grad_plus.PAPER,
     "random-labels": random_labels.PAPER,

@@ -91,8 +91,8 @@ class Case:
     retain_loss: float = 0.03
 
 
-L2 = L2UL(adversarial=4, attack_steps=10, batch=32, max_steps=400)
-INSTANCES = tuple(DATA.train.index[::100].tolist())
+L2 = L2UL(adversarial=40, eps=1.0)
+INSTANCES = tuple(DATA.train.index[::200].tolist())
 
 # Of the Transformer's forgotten classes two of some 45 test images may be left. WF-Net may also
 # cost more there: it masks attention alone, and what a patch shows by itself passes beside all
@@ -107,8 +107,9 @@ CASES = {
         forget_acc=0.05,
         retain_loss=0.07,
     ),
-    ("l2ul", "cnn"): Case(L2, instances=True, forget_acc=0.0),
-    ("l2ul", "vit"): Case(L2, instances=True, forget_acc=0.0),
+    # pictures of a digit are all but alike here, so others go along: 0.07 and 0.15
+    ("l2ul", "cnn"): Case(L2, instances=True, forget_acc=0.0, retain_loss=0.1),
+    ("l2ul", "vit"): Case(L2, instances=True, forget_acc=0.0, retain_loss=0.2),
     ("fine-tune", "cnn"): Case(FineTune(epochs=20, batch=32, lr=0.05)),
     ("fine-tune", "vit"): Case(FineTune(epochs=30, batch=32, lr=0.1), retain_loss=0.05),
     ("neg-grad", "cnn"): Case(
@@ -186,6 +187,8 @@ def quick(row: Row) -> Method:
     method = CASES[row].method
     if isinstance(method, WFNet):
         return replace(method, steps=3)
+    if isinstance(method, L2UL):
+        return replace(method, adversarial=2, attack_steps=2, lr=0.01, penalty=0.0)
     return configured(method, {"epochs": 1}) if hasattr(method, "epochs") else method
 
 
