@@ -21,6 +21,7 @@ from bandstop.edit.classifier import Arch, Classifier
 from bandstop.edit.errors import EditError
 from bandstop.edit.gates import Gated, gateable
 from bandstop.edit.journal import Journal
+from bandstop.edit.l2ul import L2UL
 from bandstop.edit.method import Splits
 from bandstop.edit.moments import second_moments
 from bandstop.edit.projection import Rows
@@ -166,6 +167,29 @@ def mask_trainings(networks: Networks) -> Found:
     return found
 
 
+def image_trainings(networks: Networks) -> Found:
+    """Return loss curves of ten steps in float64, and final weights."""
+    images = corners(201)
+    forget = images.take(torch.arange(0, 201, 9))  # 23: neither batch divides by two
+    request = ForgetRequest(instances=tuple(forget.index.tolist()))
+    ours = L2UL(adversarial=3, attack_steps=4, eps=1.0, batch=25, forget_batch=9, lr=0.01)
+    as_published = replace(ours, push="climb", hold="target")
+    results: Found = {}
+    with in_float64():
+        for kind, model in networks.items():
+            double = copy.deepcopy(model).double()
+            for name, setting in {"ours": ours, "paper": as_published}.items():
+                made = setting._adversaries(double, forget, Journal())
+                assert made is not None  # it makes three of each
+                task = setting._task(double, request, forget, made.images)
+                run = setting._start(double)
+                for _ in range(10):  # step by step: the whole run stops where all are forgotten
+                    setting._step_(run, task)
+                weights = dict(run.student.network.state_dict())
+                results[f"{kind} {name}"] = {"losses": torch.tensor(run.losses), **weights}
+    return results
+
+
 def steps(model: Classifier) -> Found:
     """Return the loss and gradients of training steps, one of them on two images."""
     found: Found = {}
@@ -271,6 +295,7 @@ def everything(networks: Networks, folder: Path) -> Found:
         "refusals": refusals(networks),
         "resumed": resumed(networks["cnn"], folder),
         "masks": mask_trainings(networks),
+        "images": image_trainings(networks),
     }
 
 
@@ -345,7 +370,7 @@ def test_moments_of_layers_called_in_any_way_are_those_of_one_process(found: lis
 
 
 def test_every_process_has_the_same_bytes(found: list[Found]) -> None:
-    for part in ("svd", "moments", "steps", "masks", "means", "few means"):
+    for part in ("svd", "moments", "steps", "masks", "images", "means", "few means"):
         one, two = (flat(each[part]) for each in found[1:])
         assert all(torch.equal(value, two[name]) for name, value in one.items())
 
@@ -360,6 +385,14 @@ def test_ten_steps_with_masks_have_the_losses_of_one_process(found: list[Found])
     assert len(found[0]["masks"]["cnn default"]["losses"]) == 11
     assert max(curves.values()) <= 1e-4
     assert max(gaps(found, "masks").values()) <= 1e-4
+
+
+def test_ten_steps_on_images_have_the_losses_of_one_process(found: list[Found]) -> None:
+    curves = {name: gap for name, gap in gaps(found, "images").items() if name.endswith("losses")}
+    assert len(curves) == 4
+    assert all(len(one["losses"]) == 10 for one in found[0]["images"].values())
+    assert max(curves.values()) <= 1e-4
+    assert max(gaps(found, "images").values()) <= 1e-4
 
 
 def test_losses_and_summed_gradients_are_those_of_one_process(found: list[Found]) -> None:
