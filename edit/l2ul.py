@@ -11,15 +11,12 @@ paper's own setting.
 """
 
 import copy
-import logging
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from torch import Tensor
 from torch.nn import functional as F
-from torch.optim import SGD, Optimizer
+from torch.optim import SGD
 
 from bandstop.edit import team
 from bandstop.edit.accuracy import logits
@@ -27,21 +24,19 @@ from bandstop.edit.adversarial import Adversaries, Attack, adversaries
 from bandstop.edit.batchnorm import BatchNorm, freeze_
 from bandstop.edit.classifier import Classifier
 from bandstop.edit.edits import WeightEdit, changed
-from bandstop.edit.errors import DivergedError, InputError, NothingForgottenError
+from bandstop.edit.errors import InputError
 from bandstop.edit.images import ImageSet
 from bandstop.edit.importance import importance, protection
-from bandstop.edit.journal import Journal, State, corrupt
+from bandstop.edit.journal import Journal
 from bandstop.edit.l2ul_objective import Task, objective
+from bandstop.edit.l2ul_run import Run, Status, check_moved
 from bandstop.edit.method import Splits, check_numbers
 from bandstop.edit.progress import progress
 from bandstop.edit.relabel import relabelled
 from bandstop.edit.request import ForgetRequest
 from bandstop.edit.seeds import global_draws, seeded
 
-Status = Literal["forgot", "cap", "diverged"]
 _COLLAPSE = 5.0  # times ln C, the loss of an answer by chance
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +123,7 @@ class L2UL:
         task = self._task(model, request, data.forget, made.images if made else None)
         run = self._start(model)
         status = self._train_(run, task, journal)
-        _check_moved(run, status, task.left(logits(model, task.forget)).double().mean().item())
+        check_moved(run, status, task.left(logits(model, task.forget)).double().mean().item())
         found: dict[str, object] = {
             "status": status,
             "steps": run.step,
@@ -172,13 +167,13 @@ class L2UL:
             answers = logits(model, hold).softmax(1)
         return Task(forget, self.goal == "relabel", hold, answers, start, held)
 
-    def _start(self, model: Classifier) -> "_Run":
+    def _start(self, model: Classifier) -> Run:
         student = copy.deepcopy(model)
         weights = student.network.parameters()
         mover = SGD(weights, self.lr, self.momentum, weight_decay=self.weight_decay)
-        return _Run(student, mover)
+        return Run(student, mover)
 
-    def _train_(self, run: "_Run", task: Task, journal: Journal) -> Status:
+    def _train_(self, run: Run, task: Task, journal: Journal) -> Status:
         """Train until every instance is where it shall be; return how it ended."""
         run.restore_(journal)
         status = self._look_(run, task)
@@ -190,7 +185,7 @@ class L2UL:
             journal.note_(run.state)
         return status or "cap"
 
-    def _step_(self, run: "_Run", task: Task) -> None:
+    def _step_(self, run: Run, task: Task) -> None:
         student = run.student.train()
         if self.bn == "freeze":
             freeze_(student.network)
@@ -214,7 +209,7 @@ class L2UL:
         run.mover.step()
         student.eval()
 
-    def _look_(self, run: "_Run", task: Task) -> Status | None:
+    def _look_(self, run: Run, task: Task) -> Status | None:
         """Keep the weights if they are the best so far; return how the run ended, or None."""
         if run.step % self.check_every and run.step < self.max_steps:
             return None
@@ -233,73 +228,6 @@ class L2UL:
 
 # the commands of its code for CIFAR-10
 PAPER = L2UL(eps=4.0, attack_steps=100, batch=256, bn="train", push="climb", hold="target")
-
-
-@dataclass(slots=True)
-class _Run:
-    """A run under way.
-
-    Attributes:
-        student: the network that moves.
-        mover: its optimiser.
-        step: how many are done.
-        losses: of each step.
-        left: share of the instances that is not where it shall be, at its lowest.
-        best: the state dict of the network then.
-    """
-
-    student: Classifier
-    mover: Optimizer
-    step: int = 0
-    losses: list[float] = field(default_factory=list)
-    left: float = math.inf
-    best: Mapping[str, Tensor] = field(default_factory=dict)
-
-    def state(self) -> State:
-        """Return all that decides how the run goes on."""
-        return {
-            "network": self.student.network.state_dict(),
-            "optimizer": self.mover.state_dict(),
-            "step": self.step,
-            "losses": list(self.losses),
-            "left": self.left,
-            "best": dict(self.best),
-        }
-
-    def restore_(self, journal: Journal) -> None:
-        """Go to where `journal` was written last, if it was.
-
-        Raises:
-            InputError, ArtifactError: see `Journal.read`.
-        """
-        state = journal.read()
-        if state is None:
-            return
-        try:
-            self.student.network.load_state_dict(state["network"])
-            self.mover.load_state_dict(state["optimizer"])
-            self.step, self.losses = state["step"], state["losses"]
-            self.left, self.best = state["left"], state["best"]
-        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-            assert journal.file is not None  # it was read
-            raise corrupt(journal.file) from error
-
-
-def _check_moved(run: _Run, status: Status, left_before: float) -> None:
-    """Warn of a run that did not get to its end, and refuse one that got nowhere."""
-    if status == "forgot":
-        return
-    if run.left >= left_before:
-        kind = DivergedError if status == "diverged" else NothingForgottenError
-        hint = "lower lr" if status == "diverged" else "raise eps, max_steps or lr"
-        raise kind(f"l2ul: no instance was forgotten in {run.step} steps ({status}); {hint}")
-    log.warning(
-        "l2ul: %.1f %% of the instances are not forgotten (%s after %d steps); the best weights on "
-        "the way are kept",
-        100 * run.left,
-        status,
-        run.step,
-    )
 
 
 def _new_labels(model: Classifier, request: ForgetRequest, forget: ImageSet, seed: int) -> ImageSet:
