@@ -21,7 +21,7 @@ from torch.optim import SGD
 from bandstop.edit import team
 from bandstop.edit.accuracy import logits
 from bandstop.edit.adversarial import Adversaries, Attack, adversaries
-from bandstop.edit.batchnorm import BatchNorm, freeze_
+from bandstop.edit.batchnorm import BatchNorm, freeze_, norm_parameters
 from bandstop.edit.classifier import Classifier
 from bandstop.edit.edits import WeightEdit, changed
 from bandstop.edit.errors import InputError
@@ -61,7 +61,7 @@ class L2UL:
         batch: adversarial images a step.
         forget_batch: instances a step, at most.
         bn: train lets BatchNorm use and update batch statistics, as the paper's code does; freeze
-            leaves them.
+            leaves them, and its scale and shift, which reach all images alike.
         push: climb, as in the paper, or margin (see `pushed`).
         margin: of push margin, in logits.
         hold: what adversaries shall be: their target, as in the paper, or the answer that the
@@ -169,7 +169,8 @@ class L2UL:
 
     def _start(self, model: Classifier) -> Run:
         student = copy.deepcopy(model)
-        weights = student.network.parameters()
+        fixed = norm_parameters(student.network) if self.bn == "freeze" else ()
+        weights = [w for n, w in student.network.named_parameters() if n not in fixed]
         mover = SGD(weights, self.lr, self.momentum, weight_decay=self.weight_decay)
         return Run(student, mover)
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bandstop.edit.accuracy import logits
+from bandstop.edit.batchnorm import norm_parameters
 from bandstop.edit.classifier import Arch, Classifier
 from bandstop.edit.edits import WeightEdit, edited
 from bandstop.edit.errors import ArtifactError, DivergedError, InputError, NothingForgottenError
@@ -56,9 +57,9 @@ def answers(edit: WeightEdit, images: ImageSet) -> Tensor:
     return logits(edited(learnt(), edit), images).argmax(1)
 
 
-@pytest.mark.parametrize("bn", ["train", "freeze"])
-def test_no_instance_keeps_its_label(bn: str) -> None:
-    edit = forget(replace(QUICK, bn=bn))  # type: ignore[arg-type]  # one of its two values
+@pytest.mark.parametrize("method", [QUICK, replace(QUICK, bn="freeze", push="margin", margin=0.5)])
+def test_no_instance_keeps_its_label(method: L2UL) -> None:
+    edit = forget(method)
     instances = split(DATA, REQUEST).forget
     assert not (answers(edit, instances) == instances.labels).any()
     assert edit.found["status"] == "forgot"
@@ -220,6 +221,9 @@ def test_batchnorm_follows_or_is_left(bn: str, adversarial: int, passes: int) ->
             assert int(edit.weights[name] - before[name]) == passes * steps
     moved = [name for name in edit.weights if "running" in name]
     assert bool(moved) == bool(passes)
+    scales = norm_parameters(learnt().network)
+    assert scales
+    assert bool(scales & edit.weights.keys()) == bool(passes)
 
 
 def test_one_seed_gives_one_edit_and_the_model_stays() -> None:
