@@ -79,7 +79,7 @@ class L2UL:
     attack_rate: float = 0.1
     penalty: float = 1.0
     importance_batch: int = 32
-    lr: float = 1e-3
+    lr: float = 2e-3
     momentum: float = 0.9
     weight_decay: float = 1e-4
     batch: int = 64
@@ -228,7 +228,7 @@ class L2UL:
 
 
 # the commands of its code for CIFAR-10
-PAPER = L2UL(eps=4.0, attack_steps=100, batch=256, bn="train", push="climb", hold="target")
+PAPER = L2UL(eps=4.0, attack_steps=100, lr=1e-3, batch=256, bn="train", push="climb", hold="target")
 
 
 def _new_labels(model: Classifier, request: ForgetRequest, forget: ImageSet, seed: int) -> ImageSet:

@@ -58,12 +58,15 @@ def refuse_existing(out: Path) -> None:
 def write_folder(out: Path, files: Mapping[str, bytes]) -> None:
     """Write `files` (name -> content) as the new folder `out`, which appears whole or not at all.
 
+    A name may have folders in front, as `plots/loss.json`.
+
     Raises:
         InputError: `out` exists already, or its parent does not.
     """
 
     def fill(folder: Path) -> None:
         for name, content in files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
             _write_synced(folder / name, content)
 
     _appear(out, fill)

@@ -40,7 +40,7 @@ def unlearn(
     Raises:
         InputError: model and data disagree on classes or image shape.
     """
-    _check_agree(model, data)
+    check_agree(model, data)
     before, parts = prepared(model, method), split(data, request)
     folded, edit = settled(before, method(before, request, parts, journal))
     if isinstance(edit, WeightEdit):
@@ -56,7 +56,7 @@ def unlearn_each(
     Raises:
         InputError: model and data disagree on classes or image shape.
     """
-    _check_agree(model, data)
+    check_agree(model, data)
     folded = prepared(model, method)
     return folded, method.each(folded, classes, data)
 
@@ -96,7 +96,12 @@ def every_class(model: Classifier) -> ForgetRequest:
     return ForgetRequest(classes=tuple(range(model.num_classes)))
 
 
-def _check_agree(model: Classifier, data: DataSplits) -> None:
+def check_agree(model: Classifier, data: DataSplits) -> None:
+    """Refuse data that `model` was not made for.
+
+    Raises:
+        InputError: other class names or another image shape.
+    """
     ours, theirs = model.preprocess, data.preprocess
     sides = [
         ("class names", _names(model.class_names), _names(data.class_names)),
