@@ -18,7 +18,6 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from bandstop.bench.memory import process_memory
 from bandstop.bench.photographs import NETWORK, efficientnet, labelled
 from bandstop.bench.workload import Activations
 from bandstop.cli.output import say
@@ -34,6 +33,7 @@ from bandstop.edit.images import ImageSet, Preprocess
 from bandstop.edit.method import Splits
 from bandstop.edit.methods import configured, preset
 from bandstop.edit.progress import progress
+from bandstop.edit.resources import process_memory
 from bandstop.edit.unlearn import every_class
 from bandstop.edit.wf_net import WFNet
 

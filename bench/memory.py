@@ -1,7 +1,6 @@
 """Peak memory of an edit of the whole network, each side in a process of its own.
 
-`python -m bandstop.bench.memory SIDE JSON` prints by how many bytes the process grew. The kernel's
-`VmHWM` is read rather than getrusage's ru_maxrss: the latter starts at the size of the parent.
+`python -m bandstop.bench.memory SIDE JSON` prints by how many bytes the process grew.
 """
 
 import json
@@ -9,7 +8,6 @@ import subprocess
 import sys
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -21,6 +19,7 @@ from bandstop.edit.classifier import Classifier
 from bandstop.edit.errors import NothingForgottenError
 from bandstop.edit.method import Splits
 from bandstop.edit.request import ForgetRequest
+from bandstop.edit.resources import process_memory
 
 Side = Literal["ours", "reference"]
 
@@ -75,13 +74,6 @@ def _ours(model: Classifier, data: Splits, paper: Paper) -> None:
     # a network of random weights may have nothing to forget, which is found after the edit
     with suppress(NothingForgottenError):
         setting(model, ForgetRequest(classes=(0,)), data)
-
-
-def process_memory(key: Literal["VmRSS", "VmHWM"]) -> int:
-    """Return this process's memory now, or at its highest so far, in bytes."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    (value,) = (line.split()[1] for line in lines if line.startswith(f"{key}:"))
-    return int(value) * 1024
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from bandstop.bench.memory import process_memory
 from bandstop.cli.output import say
 from bandstop.cli.settings import given_settings
 from bandstop.edit.accuracy import accuracy, logits
@@ -36,6 +35,7 @@ from bandstop.edit.load import read_weights
 from bandstop.edit.method import Splits
 from bandstop.edit.methods import configured, preset
 from bandstop.edit.request import ForgetRequest
+from bandstop.edit.resources import process_memory
 from bandstop.edit.svd import SVD
 
 app = typer.Typer(add_completion=False)

@@ -24,10 +24,13 @@ COMMANDS = {
     "unlearn": Subcommand(
         "bandstop.cli.unlearn:app", "Make a classifier forget; write an artifact."
     ),
-    "gate": Subcommand("bandstop.cli.gate:app", "Hold an evaluation against thresholds."),
     "evaluate": Subcommand(
         "bandstop.cli.evaluate:app", "Measure what an artifact forgot; write the evidence."
     ),
+    "compare": Subcommand(
+        "bandstop.cli.compare:app", "Several evaluations in one table and report."
+    ),
+    "gate": Subcommand("bandstop.cli.gate:app", "Hold an evaluation against thresholds."),
     "export": Subcommand("bandstop.cli.export:app", "Turn an artifact into an ONNX release."),
     "repo": Subcommand("bandstop.cli.repo:app", "Publish releases into a Triton model repository."),
     "serve": Subcommand("bandstop.cli.serve:app", "Start a real Triton on a model repository."),

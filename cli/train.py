@@ -70,7 +70,7 @@ def run(
     if partial.exists() and not resume:
         raise InputError(f"{partial} is left of an interrupted run; say --resume or remove it")
     where = device_of(device)
-    chosen = parse_arch(arch, _pairs(arch_arg or []))
+    chosen = parse_arch(arch, arch_args(arch_arg or []))
     splits = load_data(data, seed=seed, image_size=image_size)
     left_out = () if without is None else _left_out(without, splits.class_names)
     seen = without_classes(splits, left_out)
@@ -115,7 +115,12 @@ def _left_out(text: str, class_names: Sequence[str]) -> tuple[int, ...]:
         raise InputError(f"--without: {str(error).removeprefix('forget: ')}") from error
 
 
-def _pairs(texts: list[str]) -> dict[str, str]:
+def arch_args(texts: Sequence[str]) -> dict[str, str]:
+    """Return the `key=value` of --arch-arg.
+
+    Raises:
+        InputError: a text is none.
+    """
     pairs = {}
     for text in texts:
         key, equals, value = text.partition("=")

@@ -2,6 +2,7 @@
 
 import hashlib
 import shutil
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -20,6 +21,7 @@ from bandstop.edit.journal import Journal
 from bandstop.edit.method import Method
 from bandstop.edit.origin import Origin
 from bandstop.edit.request import ForgetRequest, parse_forget, parse_instances
+from bandstop.edit.resources import process_memory
 from bandstop.edit.storage import canonical_json, sha256, state_sha256
 from bandstop.edit.unlearn import every_class, unlearn
 
@@ -88,6 +90,8 @@ def unlearn_once(
     else:
         result["forget"] = [names[c] for c in request.classes]
     result["unlearn_seconds"] = round(seconds, 3)
+    if sys.platform == "linux":
+        result["peak_memory_mb"] = round(process_memory("VmHWM") / 2**20, 1)
     held_out = edit.found.get("held_out")
     if isinstance(held_out, dict):
         result["over_forgot"] = held_out["over_forgot"]

@@ -138,7 +138,7 @@ def train(
     if start is not None:
         _load_(network, start, arch)
     training = _start(Classifier(network, arch, prep, names).to(device), data, recipe, seed)
-    settings = _settings(arch, data, recipe, seed, start)
+    settings = training_digest(arch, data, recipe, seed, start)
     if partial is not None and partial.exists():
         restore_(training, settings, partial)
     for _ in progress(range(training.epoch, recipe.epochs), "train"):
@@ -189,7 +189,7 @@ def _load_(network: nn.Module, start: Mapping[str, Tensor], arch: Arch) -> None:
         raise InputError(f"the weights to start from do not fit {arch.name}: {reason}") from error
 
 
-def _settings(
+def training_digest(
     arch: Arch,
     data: DataSplits,
     recipe: Recipe,

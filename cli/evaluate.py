@@ -1,0 +1,215 @@
+"""`bandstop evaluate`: measure what an artifact forgot, and write the evidence."""
+
+import hashlib
+import json
+import shlex
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from torch import Tensor
+
+from bandstop.cli.device import HELP, device_of
+from bandstop.cli.evaluate_source import Compared, Named, load_compared, on_device
+from bandstop.cli.output import say, show
+from bandstop.edit.classifier import Classifier
+from bandstop.edit.errors import InputError
+from bandstop.edit.evaluation.assemble import About, evaluation_of
+from bandstop.edit.evaluation.evaluate import Notes, evaluate, subject_of, world_of
+from bandstop.edit.evaluation.folder import files
+from bandstop.edit.evaluation.insertion import Curves, insertion
+from bandstop.edit.evaluation.observed import case_of, sample
+from bandstop.edit.evaluation.record_parts import RuntimeRecord, SubjectName
+from bandstop.edit.evaluation.records import Evaluation
+from bandstop.edit.evaluation.tasks import TASKS, World
+from bandstop.edit.storage import (
+    canonical_json,
+    refuse_existing,
+    sha256,
+    state_sha256,
+    write_folder,
+)
+
+app = typer.Typer(add_completion=False)
+PACKS = ("cheap", "full")
+INSERTION = "insertion"  # of masks, so no task of a network
+_MOST = 2500  # training images of each kind
+_INSERTION_IMAGES = 200  # of each class: every point of four curves asks them all
+
+
+@app.command(name="evaluate")
+def run(
+    artifact: Annotated[Path, typer.Argument(help="The folder that bandstop unlearn wrote.")],
+    data: Annotated[
+        str, typer.Option(help="digits, parquet:FILE, imagefolder:DIR, torchvision:NAME@ROOT.")
+    ],
+    out: Annotated[Path, typer.Option(help="The folder to write; must not exist.")],
+    original: Annotated[
+        Path | None, typer.Option(help="The checkpoint that the artifact was made of.")
+    ] = None,
+    retrained: Annotated[
+        Path | None,
+        typer.Option(help="A checkpoint of train --without, or an artifact of unlearn retrain."),
+    ] = None,
+    forget: Annotated[
+        str | None, typer.Option(help="For wf-net: the classes to look at, e.g. cat,3.")
+    ] = None,
+    pack: Annotated[
+        str, typer.Option(help="cheap: minutes; full: trains the networks again as well.")
+    ] = "cheap",
+    only: Annotated[
+        str | None,
+        typer.Option("--metrics", help=f"Of {', '.join([t.name for t in TASKS])}, {INSERTION}."),
+    ] = None,
+    relearn_cap: Annotated[int, typer.Option(min=1, help="Epochs of relearning at most.")] = 20,
+    edit_run: Annotated[
+        Path | None,
+        typer.Option("--run", help="What unlearn --json printed, for time and memory."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of whatever is drawn.")] = 0,
+    device: Annotated[str, typer.Option(help=HELP)] = "auto",
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with an interrupted evaluation.")
+    ] = False,
+    trust_factory: Annotated[
+        bool, typer.Option("--trust-factory", help="Allow the artifact to import your own module.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Measure what an artifact forgot; write metrics.json, params.yaml, plots and report.html.
+
+    Example: bandstop evaluate no-three --data digits --original base.safetensors --out evidence
+
+    Beside it stand the original, the logit mask, which hides and forgets nothing, and the network
+    that was retrained without what is forgotten: what forgetting should look like.
+    """
+    refuse_existing(out)
+    partial = out.with_name(out.name + ".partial")
+    if partial.exists() and not resume:
+        raise InputError(f"{partial} is left of an interrupted run; say --resume or remove it")
+    names = _chosen(pack, only)
+    runtime = _costs(edit_run)
+    where = device_of(device)
+    named = Named(artifact, data, forget, original, retrained, seed, trust_factory)
+    compared = load_compared(named)
+    notes = Notes(partial, _settings(compared, seed, relearn_cap))
+    partial.mkdir(exist_ok=True)
+    started = time.perf_counter()
+    case = case_of(compared.data, compared.request, most=_MOST, seed=seed)
+    networks = on_device(compared.networks, where)
+    subjects = {name: subject_of(name, m, case, notes) for name, m in networks.items()}
+    world = world_of(
+        case,
+        compared.data.train,
+        subjects,
+        relearn_cap=relearn_cap,
+        trust_factory=trust_factory,
+    )
+    found = evaluate(subjects, world, [t for t in TASKS if t.name in names], notes)
+    curves = _insertion(compared, networks, world) if INSERTION in names else None
+    seconds = round(time.perf_counter() - started, 1)
+    about = About(
+        compared.artifact.manifest,
+        subjects["edited"].model.class_names,
+        data,
+        _command(named, out, pack, only, relearn_cap),
+        runtime.model_copy(update={"evaluate_seconds": seconds, "device": where}),
+    )
+    masks = None if compared.artifact.gates is None else compared.artifact.gates.masks
+    evaluation = evaluation_of(about, subjects, world, found, masks=masks, curves=curves)
+    write_folder(out, files(evaluation))
+    shutil.rmtree(partial, ignore_errors=True)
+    for warning in evaluation.warnings:
+        say(f"warning: {warning}")
+    show(_summary(out, evaluation), as_json=as_json)
+
+
+def _chosen(pack: str, only: str | None) -> set[str]:
+    """Return the names of the tasks of a pack, or those that were named instead."""
+    if pack not in PACKS:
+        raise InputError(f"--pack {pack}: expected {' or '.join(PACKS)}")
+    known = {task.name: task.pack for task in TASKS} | {INSERTION: "full"}
+    if only is None:
+        return {name for name, of in known.items() if pack == "full" or of == "cheap"}
+    names = {part.strip() for part in only.split(",")}
+    unknown = sorted(names - known.keys())
+    if unknown:
+        raise InputError(f"--metrics: no {', '.join(unknown)}; expected some of {', '.join(known)}")
+    return names
+
+
+def _costs(edit_run: Path | None) -> RuntimeRecord:
+    """Return what the JSON of `bandstop unlearn` says of its costs."""
+    if edit_run is None:
+        return RuntimeRecord()
+    try:
+        told = json.loads(edit_run.read_text())
+        costs = {key: told[key] for key in ("unlearn_seconds", "peak_memory_mb") if key in told}
+        return RuntimeRecord(**costs)
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(
+            f"--run {edit_run}: expected the JSON that bandstop unlearn --json prints"
+        ) from error
+
+
+def _insertion(
+    compared: Compared, networks: Mapping[SubjectName, Classifier], world: World
+) -> Curves | None:
+    """Return the curves of masks; None for an edit of weights."""
+    gates = compared.artifact.gates
+    if gates is None:
+        return None
+    classes = world.case.classes
+    images = [sample(world.case.test.of_classes([c]), _INSERTION_IMAGES, c) for c in classes]
+    picked = torch.cat([part.index for part in images])
+    among = world.case.test.take(torch.isin(world.case.test.index, picked))
+    backbone = compared.artifact.model.to(networks["edited"].mean)
+    return insertion(backbone, gates, classes, among, networks["original"], seed=world.case.seed)
+
+
+def _settings(compared: Compared, seed: int, relearn_cap: int) -> str:
+    """Return a digest of all that decides the figures but for the choice of tasks."""
+    data = compared.data
+    record = {
+        "networks": {
+            name: state_sha256(model.network.state_dict())
+            for name, model in compared.networks.items()
+        },
+        "request": asdict(compared.request),
+        "images": [[_digest(part.index), _digest(part.labels)] for part in (data.train, data.test)],
+        "seed": seed,
+        "relearn_cap": relearn_cap,
+    }
+    return sha256(canonical_json(record))
+
+
+def _digest(values: Tensor) -> str:
+    return hashlib.sha256(values.contiguous().numpy().tobytes()).hexdigest()
+
+
+def _command(named: Named, out: Path, pack: str, only: str | None, relearn_cap: int) -> str:
+    """Return the command line that repeats the evaluation."""
+    parts = ["bandstop", "evaluate", str(named.artifact), "--data", named.data]
+    options = {
+        "--forget": named.forget,
+        "--original": named.original,
+        "--retrained": named.retrained,
+        "--pack": None if pack == PACKS[0] else pack,
+        "--metrics": only,
+        "--relearn-cap": None if relearn_cap == 20 else relearn_cap,
+        "--seed": named.seed or None,
+        "--out": out,
+    }
+    for option, value in options.items():
+        parts += [] if value is None else [option, str(value)]
+    return shlex.join(parts)
+
+
+def _summary(out: Path, evaluation: Evaluation) -> dict[str, object]:
+    figures = {key: m.value for key, m in evaluation.subjects["edited"].items()}
+    return {"evaluation": str(out), **{k: round(v, 4) for k, v in figures.items()}}

@@ -1,0 +1,1 @@
+"""How forgetting is measured: metrics, attacks, and the evidence that they leave."""

@@ -1,0 +1,194 @@
+"""The measurements that an evaluation is made of: one row each, with what it needs and costs."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from bandstop.edit.classifier import Classifier
+from bandstop.edit.evaluation.accuracies import accuracies, over_forgot, worst_class_drop
+from bandstop.edit.evaluation.bn_reestimate import bn_reestimate_acc
+from bandstop.edit.evaluation.cka import cka, cka_to
+from bandstop.edit.evaluation.confidence_attacks import mia_entropy, mia_svc, mia_svc_balanced
+from bandstop.edit.evaluation.divergence import activation_distance, js_div, zrf
+from bandstop.edit.evaluation.measure import Measure
+from bandstop.edit.evaluation.neighbours import cmia_auc, neighbour_auc, neighbour_tv
+from bandstop.edit.evaluation.observed import Case, Subject
+from bandstop.edit.evaluation.probe import probe
+from bandstop.edit.evaluation.prototypes import prototype_acc
+from bandstop.edit.evaluation.relearn import relearn_epochs
+from bandstop.edit.evaluation.retain_tune import retain_tune_acc
+from bandstop.edit.evaluation.tow import tow, tow_mia
+from bandstop.edit.images import ImageSet
+
+Reference = Literal["original", "retrained"]
+Pack = Literal["cheap", "full"]
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What the measurements of one evaluation share.
+
+    Attributes:
+        case: what the networks are asked.
+        train: all training images, with those that were to be forgotten.
+        ratio: retained training images for each one to forget, in all the data.
+        references: the networks to compare with, as far as they are there.
+        untrained: networks with random weights.
+        relearn_cap: epochs of relearning at most.
+    """
+
+    case: Case
+    train: ImageSet
+    ratio: float
+    references: Mapping[Reference, Subject]
+    untrained: tuple[Classifier, ...]
+    relearn_cap: int = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What measurements of one network gave.
+
+    Attributes:
+        measures: by metric.
+        relearnt: accuracy on what was forgotten, before relearning and after each epoch.
+        alike: reference -> layer -> similarity of the layer's outputs.
+    """
+
+    measures: Mapping[str, Measure] = field(default_factory=dict)
+    relearnt: tuple[float, ...] = ()
+    alike: Mapping[Reference, Mapping[str, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A measurement.
+
+    Attributes:
+        name: as the command line has it.
+        run: measures a network.
+        pack: cheap ones take seconds, the full pack minutes.
+        needs: the reference networks without which it is not defined.
+        classes_only: whether it is defined for forgotten classes only, not for single images.
+    """
+
+    name: str
+    run: Callable[[Subject, World], Found]
+    pack: Pack = "cheap"
+    needs: frozenset[Reference] = frozenset()
+    classes_only: bool = False
+
+    def applies(self, subject: str, world: World) -> bool:
+        """Return whether this can be measured of a network; of a reference by itself it is not."""
+        there = self.needs <= world.references.keys() and subject not in self.needs
+        return there and bool(world.case.classes or not self.classes_only)
+
+
+def _accuracy(subject: Subject, world: World) -> Found:
+    return Found(accuracies(subject, world.case))
+
+
+def _loss(subject: Subject, world: World) -> Found:
+    original = world.references["original"]
+    return Found(
+        {
+            "retain_drop": over_forgot(subject, original, world.case),
+            "worst_class_drop": worst_class_drop(subject, original, world.case),
+        }
+    )
+
+
+def _zrf(subject: Subject, world: World) -> Found:
+    return Found({"zrf": zrf(subject, world.case, world.untrained)})
+
+
+def _divergence(subject: Subject, world: World) -> Found:
+    retrained = world.references["retrained"]
+    return Found(
+        {
+            "js_div": js_div(subject, retrained),
+            "activation_distance": activation_distance(subject, retrained),
+        }
+    )
+
+
+def _confidence(subject: Subject, world: World) -> Found:
+    plain = mia_svc(subject, world.case, ratio=world.ratio)
+    balanced = mia_svc_balanced(subject, world.case, ratio=world.ratio)
+    return Found({"mia_svc": plain, "mia_svc_balanced": balanced})
+
+
+def _entropy(subject: Subject, world: World) -> Found:
+    return Found({"mia_entropy": mia_entropy(subject, world.case)})
+
+
+def _neighbours(subject: Subject, world: World) -> Found:
+    return Found({"cmia_auc": cmia_auc(subject, world.case)})
+
+
+def _routes(subject: Subject, world: World) -> Found:
+    retrained = world.references["retrained"]
+    return Found(
+        {
+            "neighbour_tv": neighbour_tv(subject, retrained, world.case),
+            "neighbour_auc": neighbour_auc(subject, retrained, world.case),
+        }
+    )
+
+
+def _probe(subject: Subject, world: World) -> Found:
+    return Found(probe(subject, world.case))
+
+
+def _prototypes(subject: Subject, world: World) -> Found:
+    return Found({"prototype_acc": prototype_acc(subject, world.case)})
+
+
+def _features(subject: Subject, world: World) -> Found:
+    others = {name: r for name, r in world.references.items() if name != subject.name}
+    return Found(
+        {f"cka_{name}": cka_to(subject, other, world.case) for name, other in others.items()},
+        alike={name: cka(subject, other, world.case) for name, other in others.items()},
+    )
+
+
+def _batchnorm(subject: Subject, world: World) -> Found:
+    given = subject.given or subject.model
+    return Found({"bn_reestimate_acc": bn_reestimate_acc(given, world.case.retain, world.case)})
+
+
+def _tug_of_war(subject: Subject, world: World) -> Found:
+    retrained = world.references["retrained"]
+    both = {"tow": tow, "tow_mia": tow_mia}
+    return Found({key: score(subject, retrained, world.case) for key, score in both.items()})
+
+
+def _relearn(subject: Subject, world: World) -> Found:
+    original = world.references["original"]
+    again = relearn_epochs(subject, original, world.train, world.case, cap=world.relearn_cap)
+    return Found({"relearn_epochs": again.measure}, relearnt=again.curve)
+
+
+def _tune(subject: Subject, world: World) -> Found:
+    return Found({"retain_tune_acc": retain_tune_acc(subject, world.case.retain, world.case)})
+
+
+_ORIGINAL: frozenset[Reference] = frozenset({"original"})
+_RETRAINED: frozenset[Reference] = frozenset({"retrained"})
+TASKS: tuple[Task, ...] = (
+    Task("accuracy", _accuracy),
+    Task("loss", _loss, needs=_ORIGINAL),
+    Task("probe", _probe, classes_only=True),
+    Task("prototypes", _prototypes, classes_only=True),
+    Task("cka", _features),
+    Task("bn-reestimate", _batchnorm),
+    Task("mia-svc", _confidence, classes_only=True),
+    Task("mia-entropy", _entropy),
+    Task("cmia", _neighbours, classes_only=True),
+    Task("neighbours", _routes, needs=_RETRAINED, classes_only=True),
+    Task("zrf", _zrf),
+    Task("divergence", _divergence, needs=_RETRAINED),
+    Task("tow", _tug_of_war, needs=_RETRAINED),
+    Task("relearn", _relearn, "full", _ORIGINAL),
+    Task("retain-tune", _tune, "full"),
+)

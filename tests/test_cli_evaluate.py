@@ -1,0 +1,253 @@
+"""`bandstop evaluate` and `bandstop compare`: from artifacts on disk to evidence on disk."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from bandstop.cli.main import main
+from bandstop.edit.arch import build
+from bandstop.edit.artifact import load_artifact
+from bandstop.edit.checkpoint import save_checkpoint
+from bandstop.edit.classifier import Arch, Classifier
+from bandstop.edit.data import load_data
+from bandstop.edit.evaluation import evaluate as engine
+from bandstop.edit.evaluation.records import Evaluation, read_metrics
+from bandstop.edit.train import Recipe, train, without_classes
+
+DATA = load_data("digits", seed=3)
+ARCH = Arch("bandstop:resnet", {"width": 12, "blocks": "1-1"})
+RECIPE = Recipe(epochs=6, batch=32, lr=0.1, shift=1, flip=False)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Checkpoints with and without a class, and an artifact of each kind."""
+    root = tmp_path_factory.mktemp("made")
+    save_checkpoint(root / "base.safetensors", train(ARCH, DATA, RECIPE, seed=3), seed=3)
+    never = train(ARCH, without_classes(DATA, (5,)), RECIPE, seed=3)
+    save_checkpoint(root / "never.safetensors", never, seed=3, without=(5,))
+    numbers = "\n".join(map(str, DATA.train.index[:8].tolist()))
+    (root / "list.txt").write_text(numbers)
+    quick = ("adversarial=4", "attack_steps=5", "eps=1.0", "batch=16", "lr=0.01")
+    for name, method, asked in (
+        ("mask", "logit-mask", ["--forget", "5"]),
+        ("svd", "svd", ["--forget", "5"]),
+        ("svd-1", "svd", ["--forget", "5", "--seed", "1"]),
+        ("both", "logit-mask", ["--forget", "5,6"]),
+        ("gates", "wf-net", ["--set", "steps=20"]),
+        ("images", "l2ul", [*quick_options(quick), "--instances", str(root / "list.txt")]),
+    ):
+        argv = ["unlearn", method, "--model", str(root / "base.safetensors"), "--data", "digits"]
+        assert main([*argv, "--out", str(root / name), *asked]) == 0
+    return root
+
+
+def quick_options(settings: tuple[str, ...]) -> list[str]:
+    return [part for setting in settings for part in ("--set", setting)]
+
+
+def evaluate(made: Path, artifact: str, out: Path, *more: str) -> int:
+    named = ["evaluate", str(made / artifact), "--data", "digits", "--out", str(out)]
+    return main([*named, "--device", "cpu", *more])
+
+
+def compared(made: Path) -> list[str]:
+    original, never = made / "base.safetensors", made / "never.safetensors"
+    return ["--original", str(original), "--retrained", str(never)]
+
+
+@pytest.fixture(scope="module")
+def svd(made: Path) -> Path:
+    """The evaluation of an SVD edit by everything there is."""
+    out = made / "evidence-svd"
+    run = made / "run.json"
+    run.write_text('{"unlearn_seconds": 2.5, "peak_memory_mb": 300.0}')
+    more = ("--pack", "full", "--relearn-cap", "2", "--run", str(run))
+    assert evaluate(made, "svd", out, *compared(made), *more) == 0
+    return out
+
+
+def values(evaluation: Evaluation, subject: str) -> dict[str, float]:
+    return {key: m.value for key, m in evaluation.subjects[subject].items()}
+
+
+def test_every_network_is_measured_and_the_folder_is_whole(svd: Path) -> None:
+    found = read_metrics(svd)
+    assert list(found.subjects) == ["original", "retrained", "edited", "logit-mask"]
+    edited, mask = values(found, "edited"), values(found, "logit-mask")
+    assert values(found, "original")["test_forget_acc"] > 0.9
+    assert edited["test_forget_acc"] <= 0.1
+    assert mask["test_forget_acc"] == 0
+    assert mask["probe_acc"] == values(found, "original")["probe_acc"]  # it only hides
+    assert mask["cka_original"] == pytest.approx(1, abs=1e-6)
+    assert edited["unlearn_seconds"] == 2.5
+    assert values(found, "retrained").keys() >= {"probe_acc", "relearn_epochs", "cka_original"}
+    assert {m for m in edited if m not in found.metrics} == set()
+    kept = sorted(str(p.relative_to(svd)) for p in svd.rglob("*") if p.is_file())
+    assert {"metrics.json", "params.yaml", "report.html", "plots/per_class.json"} <= set(kept)
+    assert not (svd.parent / "evidence-svd.partial").exists()
+
+
+def test_all_metrics_of_the_packs_come_out(svd: Path) -> None:
+    assert values(read_metrics(svd), "edited").keys() == {
+        *("forget_acc", "retain_acc", "test_forget_acc", "test_retain_acc"),
+        *("retain_drop", "worst_class_drop", "probe_acc", "probe_auc", "prototype_acc"),
+        *("cka_original", "cka_retrained", "bn_reestimate_acc", "mia_svc", "mia_svc_balanced"),
+        *("mia_entropy", "cmia_auc", "neighbour_tv", "neighbour_auc", "zrf", "js_div"),
+        *("activation_distance", "tow", "tow_mia", "relearn_epochs", "retain_tune_acc"),
+        *("unlearn_seconds", "peak_memory_mb"),
+    }
+
+
+def test_masks_are_folded_and_their_curves_drawn(made: Path, tmp_path: Path) -> None:
+    out = tmp_path / "evidence"
+    more = ("--forget", "5", "--metrics", "accuracy,insertion")
+    assert evaluate(made, "gates", out, *more) == 0
+    found = read_metrics(out)
+    assert list(found.subjects) == ["original", "edited", "logit-mask"]  # it holds the original
+    assert found.curves.insertion is not None
+    assert {"insertion_auc", "insertion_random_auc"} <= values(found, "edited").keys()
+    masks = load_artifact(made / "gates").gates
+    assert masks is not None
+    assert found.filters.keys() == masks.masks.keys()
+    assert any("retrained" in warning for warning in found.warnings)
+
+
+def test_single_images_are_evaluated(made: Path, tmp_path: Path) -> None:
+    out = tmp_path / "evidence"
+    assert evaluate(made, "images", out, "--original", str(made / "base.safetensors")) == 0
+    found = read_metrics(out)
+    assert found.artifact.request.instances == 8
+    assert values(found, "edited")["forget_acc"] == 0
+    assert values(found, "original")["forget_acc"] > 0.8
+    assert "logit-mask" not in found.subjects  # it hides classes
+    assert "mia_entropy" in values(found, "edited")
+
+
+def test_an_interrupted_evaluation_goes_on(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, more = tmp_path / "evidence", ["--metrics", "accuracy,zrf,probe", *compared(made)]
+    done, interrupted = list[str](), 5
+    written = engine.Notes.write_
+
+    def write(self: engine.Notes, name: str, state: object) -> None:
+        written(self, name, state)  # type: ignore[arg-type]  # as it came
+        done.append(name)
+        if len(done) == interrupted:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.Notes, "write_", write)
+        assert evaluate(made, "svd", out, *more) == 130
+    assert not out.exists()
+    assert evaluate(made, "svd", out, *more) == 2  # it must be said
+    assert evaluate(made, "svd", out, *more, "--seed", "1", "--resume") == 2  # another evaluation
+    before = len(done)
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.Notes, "write_", write)
+        assert evaluate(made, "svd", out, *more, "--resume") == 0
+    assert not set(done[:before]) & set(done[before:])  # nothing was measured twice
+    assert read_metrics(out).subjects.keys() == {"original", "retrained", "edited", "logit-mask"}
+
+
+@pytest.mark.parametrize(
+    ("artifact", "more", "told"),
+    [
+        ("gates", [], "--forget NAME|INDEX"),
+        ("gates", ["--forget", "eleven"], "no class 'eleven'"),
+        ("svd", ["--forget", "5"], "leave --forget out"),
+        ("svd", ["--pack", "huge"], "expected cheap or full"),
+        ("svd", ["--metrics", "accuracy,magic"], "no magic; expected some of accuracy"),
+        ("svd", ["--retrained", "base.safetensors"], "trained without no class"),
+        ("svd", ["--retrained", "wide.safetensors"], "not of the artifact's kind: network is"),
+        ("svd", ["--retrained", "mask"], "expected an artifact of retrain"),
+        ("svd", ["--retrained", "other-split.safetensors"], "divided by seed 4"),
+        ("svd", ["--original", "never.safetensors"], "made of another network"),
+        ("svd", ["--original", "nothing.safetensors"], "no such file"),
+        ("svd", ["--run", "list.txt"], "that bandstop unlearn --json prints"),
+        ("base.safetensors", [], "expected the folder that bandstop unlearn wrote"),
+        ("svd", ["--data", "imagefolder:nowhere"], "nowhere"),
+        ("svd", ["--device", "abacus"], "expected auto, cpu or cuda"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(
+    made: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    artifact: str,
+    more: list[str],
+    told: str,
+) -> None:
+    others(made)
+    monkeypatch.chdir(made)
+    before = sorted(made.iterdir())
+    assert evaluate(made, artifact, tmp_path / "evidence", *more) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("error: ")
+    assert "\n" not in error
+    assert told in error
+    assert list(tmp_path.iterdir()) == []
+    assert sorted(made.iterdir()) == before
+
+
+def others(made: Path) -> None:
+    """Write checkpoints that do not belong to the artifacts, once."""
+    if (made / "wide.safetensors").exists():
+        return
+    wide = Arch("bandstop:resnet", {"width": 16, "blocks": "1-1"})
+    seen, prep = without_classes(DATA, (5,)), DATA.preprocess
+    for name, arch, seed in (("wide", wide, 3), ("other-split", ARCH, 4)):
+        model = Classifier(build(arch, 10, 1, prep.size), arch, prep, seen.class_names)
+        save_checkpoint(made / f"{name}.safetensors", model, seed=seed, without=(5,))
+
+
+def test_a_class_without_images_is_told(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures = tmp_path / "pictures"
+    for split in ("train", "test"):
+        for c in range(10):
+            (pictures / split / str(c)).mkdir(parents=True)
+            for i in range(0 if (split, c) == ("test", 5) else 12):
+                Image.new("L", (8, 8), 20 * c + i).save(pictures / split / str(c) / f"{i}.png")
+    out = tmp_path / "evidence"
+    argv = ["evaluate", str(made / "svd"), "--data", f"imagefolder:{pictures}", "--out", str(out)]
+    assert main(argv) == 2
+    assert "no test image of 5" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_seeds_of_a_method_become_one_line_of_a_comparison(
+    made: Path, svd: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folders = []
+    for name in ("svd", "svd-1", "mask"):
+        folders.append(str(tmp_path / name))
+        metrics = "accuracy,probe,cka,divergence"
+        more = (*compared(made), "--metrics", metrics)
+        assert evaluate(made, name, tmp_path / name, *more) == 0
+    capsys.readouterr()
+    page = tmp_path / "page.html"
+    assert main(["compare", *folders, "--out", str(page), "--json"]) == 0
+    lines = json.loads(capsys.readouterr().out)["lines"]
+    assert [line["seeds"] for line in lines if line["name"] == "svd"] == [[0, 1]]
+    hidden = [line for line in lines if "mask" in line["name"]]
+    assert hidden
+    assert all("hides" in line["flag"] for line in hidden)
+    assert "<html" in page.read_text()
+    both = tmp_path / "both"
+    assert evaluate(made, "both", both, "--metrics", "accuracy") == 0
+    assert main(["compare", folders[0], str(both)]) == 2
+    assert "are of different" in capsys.readouterr().err
+
+
+def test_the_gate_stops_what_only_hides(
+    made: Path, svd: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["gate", str(svd), "--subject", "logit-mask"]) == 3
+    assert "cka_original 1, at most" in capsys.readouterr().err
+    assert main(["gate", str(svd), "--subject", "retrained"]) == 0
