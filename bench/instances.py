@@ -139,7 +139,7 @@ def forgotten(
         past = torch.cat([*sets[:i], own[:0]])
         gone = torch.zeros(len(all_), dtype=torch.bool)
         gone[past] = True
-        here = replace(data, train=all_.take(~gone))
+        here = replace(data, train=all_.take(~gone), gone=all_.take(past) if i else None)
         request = ForgetRequest(instances=tuple(sorted(all_.index[own].tolist())))
         started = time.perf_counter()
         try:

@@ -106,16 +106,6 @@ def freeze_(network: nn.Module) -> None:
             module.eval()
 
 
-def norm_parameters(network: nn.Module) -> set[str]:
-    """Return the names of every BatchNorm's scale and shift."""
-    return {
-        f"{name}.{kind}"
-        for name, module in network.named_modules()
-        if isinstance(module, BatchNorm)
-        for kind, _ in module.named_parameters(recurse=False)
-    }
-
-
 def statistics_of(network: nn.Module) -> dict[str, Tensor]:
     """Return a copy of what every BatchNorm remembers: buffer name -> value."""
     return {

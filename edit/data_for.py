@@ -28,7 +28,7 @@ def data_for(model: str, spec: str, *, seed: int = 0, image_size: int | None = N
 
     What an artifact has forgotten, or a checkpoint was trained without, is neither learnt nor
     validated on: these classes are left out of the training and validation images, and stay among
-    the test images; forgotten instances are left out of the training images.
+    the test images; forgotten instances are taken out of the training images, and kept as `gone`.
 
     Args:
         model: see `load_model`.
@@ -61,7 +61,12 @@ def _without(data: DataSplits, origin: Origin) -> DataSplits:
     train = data.train.without_classes(origin.forgotten)
     gone = torch.isin(train.index, torch.tensor(origin.instances, dtype=torch.int64))
     validate = data.validate.without_classes(origin.forgotten)
-    return replace(data, train=train.take(~gone), validate=validate)
+    return replace(
+        data,
+        train=train.take(~gone),
+        validate=validate,
+        gone=train.take(gone) if bool(gone.any()) else None,
+    )
 
 
 def timm_preprocess(name: str, image_size: int | None = None) -> Preprocess:

@@ -72,6 +72,17 @@ class ImageSet:
         """Return the images whose label is not among `classes`."""
         return self.take(~torch.isin(self.labels, torch.tensor(list(classes), dtype=torch.int64)))
 
+    def joined(self, other: "ImageSet") -> "ImageSet":
+        """Return the images of this set, and those of `other`, behind them; of the same store.
+
+        Raises:
+            ValueError: of another store.
+        """
+        if other.images is not self.images:
+            raise ValueError("sets of two stores cannot be joined")
+        index = torch.cat((self.index, other.index))
+        return ImageSet(self.images, index, torch.cat((self.labels, other.labels)))
+
     def per_class(self, count: int, generator: torch.Generator) -> "ImageSet":
         """Return at most `count` random images of each class."""
         order = torch.randperm(len(self), generator=generator)
@@ -96,10 +107,15 @@ class ImageSet:
 
 @dataclass(frozen=True, slots=True)
 class DataSplits:
-    """A data set: three disjoint sets, its class names and how its images are prepared."""
+    """A data set: disjoint sets, its class names and how its images are prepared.
+
+    `gone` are the single training images that earlier edits took out of the network, where the data
+    still has them.
+    """
 
     train: ImageSet
     validate: ImageSet
     test: ImageSet
     class_names: tuple[str, ...]
     preprocess: Preprocess
+    gone: ImageSet | None = None

@@ -6,8 +6,8 @@ made from them hold the decision boundaries, and weights that do not matter to t
 
 Departures from the paper, all measured (docs/results.md): instances are pushed over the boundary by
 a margin, not climbed without end; adversarial images lie close to them, and keep the answers that
-they had rather than take on their targets; and BatchNorm's statistics stay. `PAPER` holds the
-paper's own setting.
+they had rather than take on their targets; BatchNorm is folded; early layers learn slowly; and what
+earlier requests took out is watched. `PAPER` holds the paper's own setting.
 """
 
 import copy
@@ -21,7 +21,7 @@ from torch.optim import SGD
 from bandstop.edit import team
 from bandstop.edit.accuracy import logits
 from bandstop.edit.adversarial import Adversaries, Attack, adversaries
-from bandstop.edit.batchnorm import BatchNorm, freeze_, norm_parameters
+from bandstop.edit.batchnorm import BatchNorm, fold_batchnorm, freeze_
 from bandstop.edit.classifier import Classifier
 from bandstop.edit.edits import WeightEdit, changed
 from bandstop.edit.errors import InputError
@@ -29,10 +29,10 @@ from bandstop.edit.images import ImageSet
 from bandstop.edit.importance import importance, protection
 from bandstop.edit.journal import Journal
 from bandstop.edit.l2ul_objective import Task, objective
-from bandstop.edit.l2ul_run import Run, Status, check_moved
+from bandstop.edit.l2ul_run import Run, Status, check_moved, rates
 from bandstop.edit.method import Splits, check_numbers
 from bandstop.edit.progress import progress
-from bandstop.edit.relabel import relabelled
+from bandstop.edit.relabel import as_answered, new_labels
 from bandstop.edit.request import ForgetRequest
 from bandstop.edit.seeds import global_draws, seeded
 
@@ -55,13 +55,15 @@ class L2UL:
         penalty: weight of `1/2 sum held (theta - theta_start)^2`.
         importance_batch: images that the weights' importance is averaged over first; 1 is the
             definition of memory aware synapses.
-        lr: of SGD.
+        lr: of SGD, for the last layer.
+        depth: layer l of L learns at the rate `lr (l / L) ** depth`; 0 is the paper's way. What
+            early layers read is shared by all images.
         momentum: of SGD.
         weight_decay: of all parameters.
         batch: adversarial images a step.
         forget_batch: instances a step, at most.
         bn: train lets BatchNorm use and update batch statistics, as the paper's code does; freeze
-            leaves them, and its scale and shift, which reach all images alike.
+            folds it first.
         push: climb, as in the paper, or margin (see `pushed`).
         margin: of push margin, in logits.
         hold: what adversaries shall be: their target, as in the paper, or the answer that the
@@ -77,9 +79,10 @@ class L2UL:
     eps: float = 0.5
     attack_steps: int = 20
     attack_rate: float = 0.1
-    penalty: float = 1.0
+    penalty: float = 0.1
     importance_batch: int = 32
-    lr: float = 2e-3
+    lr: float = 5e-3
+    depth: float = 3.0
     momentum: float = 0.9
     weight_decay: float = 1e-4
     batch: int = 64
@@ -95,7 +98,7 @@ class L2UL:
     def __post_init__(self) -> None:
         """Refuse settings that nothing can be unlearnt with, all at once."""
         above = ("eps", "attack_rate", "lr", "importance_batch", "batch", "forget_batch")
-        zero = ("adversarial", "attack_steps", "penalty", "momentum", "weight_decay")
+        zero = ("adversarial", "attack_steps", "penalty", "depth", "momentum", "weight_decay")
         check_numbers(self, (*above, "check_every", "max_steps"), zero)
 
     def __call__(
@@ -110,7 +113,8 @@ class L2UL:
         Args:
             model: what is to forget.
             request: of instances; its labels are for `goal` relabel.
-            data: only its forgotten images are used.
+            data: only its forgotten images are used, those of earlier edits too, which must not
+                come back.
             journal: where the state is noted, to go on from; its cache keeps adversarial images.
 
         Raises:
@@ -120,7 +124,7 @@ class L2UL:
         _check(self, model, request)
         journal = journal or Journal()
         made = self._adversaries(model, data.forget, journal)
-        task = self._task(model, request, data.forget, made.images if made else None)
+        task = self._task(model, request, data, made.images if made else None)
         run = self._start(model)
         status = self._train_(run, task, journal)
         check_moved(run, status, task.left(logits(model, task.forget)).double().mean().item())
@@ -136,8 +140,9 @@ class L2UL:
         return WeightEdit(changed(model.network.state_dict(), run.best), found)
 
     def prepare(self, model: Classifier) -> Classifier:
-        """Return `model` itself: BatchNorm takes part in the training; what comes out is folded."""
-        return model
+        """Return `model` with BatchNorm folded, unless that takes part in the training."""
+        folded = self.bn == "train" or model.bn_folded
+        return model if folded else fold_batchnorm(model)
 
     def _adversaries(
         self, model: Classifier, forget: ImageSet, journal: Journal
@@ -153,14 +158,18 @@ class L2UL:
         self,
         model: Classifier,
         request: ForgetRequest,
-        forget: ImageSet,
+        data: Splits,
         hold: ImageSet | None,
     ) -> Task:
-        if self.goal == "relabel":
-            forget = _new_labels(model, request, forget, self.seed)
+        forget, gone = data.forget, data.gone
         held = None
         if self.penalty:
             held = protection(importance(model, forget, batch=self.importance_batch))
+        if self.goal == "relabel":
+            forget = new_labels(model, request, forget, self.seed)
+            gone = gone and as_answered(model, gone)
+        if gone is not None:
+            forget = forget.joined(gone)
         start = {name: p.detach().clone() for name, p in model.network.named_parameters()}
         answers = None
         if hold is not None and self.hold == "answer":
@@ -169,9 +178,8 @@ class L2UL:
 
     def _start(self, model: Classifier) -> Run:
         student = copy.deepcopy(model)
-        fixed = norm_parameters(student.network) if self.bn == "freeze" else ()
-        weights = [w for n, w in student.network.named_parameters() if n not in fixed]
-        mover = SGD(weights, self.lr, self.momentum, weight_decay=self.weight_decay)
+        groups = rates(student.network, self.lr, self.depth)
+        mover = SGD(groups, self.lr, self.momentum, weight_decay=self.weight_decay)
         return Run(student, mover)
 
     def _train_(self, run: Run, task: Task, journal: Journal) -> Status:
@@ -228,23 +236,17 @@ class L2UL:
 
 
 # the commands of its code for CIFAR-10
-PAPER = L2UL(eps=4.0, attack_steps=100, lr=1e-3, batch=256, bn="train", push="climb", hold="target")
-
-
-def _new_labels(model: Classifier, request: ForgetRequest, forget: ImageSet, seed: int) -> ImageSet:
-    """Return the instances with the labels that they shall have.
-
-    Raises:
-        InputError: one has that label already.
-    """
-    given = relabelled(forget, request, model.num_classes, seed)
-    same = forget.index[given.labels == forget.labels].tolist()
-    if same:
-        raise InputError(
-            f"l2ul: {len(same)} instances have the label already that they shall be given "
-            f"({', '.join(map(str, same[:5]))}); name another one"
-        )
-    return given
+PAPER = L2UL(
+    eps=4.0,
+    attack_steps=100,
+    penalty=1.0,
+    lr=1e-3,
+    depth=0.0,
+    batch=256,
+    bn="train",
+    push="climb",
+    hold="target",
+)
 
 
 def _check(setting: L2UL, model: Classifier, request: ForgetRequest) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from bandstop.edit.classifier import Classifier
@@ -83,3 +83,14 @@ def check_moved(run: Run, status: Status, left_before: float) -> None:
         status,
         run.step,
     )
+
+
+def rates(network: nn.Module, lr: float, depth: float) -> list[dict[str, object]]:
+    """Return the groups of an optimiser: every layer's parameters with the rate it learns at."""
+    layers: dict[str, list[nn.Parameter]] = {}
+    for name, parameter in network.named_parameters():
+        layers.setdefault(name.rpartition(".")[0], []).append(parameter)
+    return [
+        {"params": own, "lr": lr * (i / len(layers)) ** depth}
+        for i, own in enumerate(layers.values(), 1)
+    ]

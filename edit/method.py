@@ -23,11 +23,14 @@ class Splits:
         forget: training images to forget.
         retain: training images to keep.
         validate: held-out training images of all classes, for choosing hyper-parameters.
+        gone: single training images that earlier edits took out, which must not come back; None
+            where there are none.
     """
 
     forget: ImageSet
     retain: ImageSet
     validate: ImageSet
+    gone: ImageSet | None = None
 
 
 class Method(Protocol):
@@ -67,7 +70,7 @@ def split(data: DataSplits, request: ForgetRequest) -> Splits:
     if request.classes:
         forget = data.train.of_classes(request.classes)
         retain = data.train.without_classes(request.classes)
-        return Splits(forget, retain, data.validate)
+        return Splits(forget, retain, data.validate, data.gone)
     wanted = torch.tensor(request.instances)
     unknown = wanted[~torch.isin(wanted, data.train.index)].tolist()
     if unknown:
@@ -79,7 +82,8 @@ def split(data: DataSplits, request: ForgetRequest) -> Splits:
     among = torch.isin(data.train.index, wanted)
     if bool(among.all()):
         raise InputError("instances: every training image is named; leave some to recognise")
-    return Splits(data.train.take(among), data.train.take(~among), data.validate)
+    forget, retain = data.train.take(among), data.train.take(~among)
+    return Splits(forget, retain, data.validate, data.gone)
 
 
 def check_numbers(

@@ -5,6 +5,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from bandstop.edit.accuracy import logits
+from bandstop.edit.classifier import Classifier
 from bandstop.edit.errors import InputError
 from bandstop.edit.images import ImageSet
 from bandstop.edit.request import ForgetRequest
@@ -36,6 +38,28 @@ def relabelled(
         chance[:, list(request.classes)] = -1
         chance.scatter_(1, images.labels[:, None], -1)
     return replace(images, labels=chance.argmax(1))
+
+
+def new_labels(model: Classifier, request: ForgetRequest, forget: ImageSet, seed: int) -> ImageSet:
+    """Return the instances with the labels that they shall have.
+
+    Raises:
+        InputError: one has that label already.
+    """
+    given = relabelled(forget, request, model.num_classes, seed)
+    same = forget.index[given.labels == forget.labels].tolist()
+    if same:
+        raise InputError(
+            f"l2ul: {len(same)} instances have the label already that they shall be given "
+            f"({', '.join(map(str, same[:5]))}); name another one"
+        )
+    return given
+
+
+def as_answered(model: Classifier, images: ImageSet) -> ImageSet:
+    """Return `images` with the labels that `model` gives to them, the best one but their own."""
+    answers = logits(model, images).scatter(1, images.labels[:, None], -torch.inf)
+    return replace(images, labels=answers.argmax(1))
 
 
 def _asked(request: ForgetRequest, images: ImageSet, classes: int) -> Tensor:

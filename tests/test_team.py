@@ -171,6 +171,7 @@ def image_trainings(networks: Networks) -> Found:
     """Return loss curves of ten steps in float64, and final weights."""
     images = corners(201)
     forget = images.take(torch.arange(0, 201, 9))  # 23: neither batch divides by two
+    parts = Splits(forget, images, images)
     request = ForgetRequest(instances=tuple(forget.index.tolist()))
     ours = L2UL(adversarial=3, attack_steps=4, eps=1.0, batch=25, forget_batch=9, lr=0.01)
     as_published = replace(ours, push="climb", hold="target")
@@ -181,7 +182,7 @@ def image_trainings(networks: Networks) -> Found:
             for name, setting in {"ours": ours, "paper": as_published}.items():
                 made = setting._adversaries(double, forget, Journal())
                 assert made is not None  # it makes three of each
-                task = setting._task(double, request, forget, made.images)
+                task = setting._task(double, request, parts, made.images)
                 run = setting._start(double)
                 for _ in range(10):  # step by step: the whole run stops where all are forgotten
                     setting._step_(run, task)

@@ -15,7 +15,7 @@ from bandstop.edit.judge import evenly
 from bandstop.edit.method import split
 from bandstop.edit.request import ForgetRequest
 from bandstop.edit.storage import canonical_json, sha256
-from bandstop.edit.train import Recipe, training_digest, train
+from bandstop.edit.train import Recipe, train, training_digest
 
 _FINGERPRINT = 64  # training images whose pixels tell data sets of the same labels apart
 
