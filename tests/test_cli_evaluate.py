@@ -83,6 +83,9 @@ def test_every_network_is_measured_and_the_folder_is_whole(svd: Path) -> None:
     assert mask["probe_acc"] == values(found, "original")["probe_acc"]  # it only hides
     assert mask["cka_original"] == pytest.approx(1, abs=1e-6)
     assert edited["unlearn_seconds"] == 2.5
+    original = values(found, "original")
+    assert original["relearn_epochs"] == original["retain_drop"] == 0  # its own measure
+    assert original["cka_original"] == pytest.approx(1, abs=1e-6)
     assert values(found, "retrained").keys() >= {"probe_acc", "relearn_epochs", "cka_original"}
     assert {m for m in edited if m not in found.metrics} == set()
     kept = sorted(str(p.relative_to(svd)) for p in svd.rglob("*") if p.is_file())

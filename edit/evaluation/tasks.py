@@ -79,8 +79,10 @@ class Task:
     classes_only: bool = False
 
     def applies(self, subject: str, world: World) -> bool:
-        """Return whether this can be measured of a network; of a reference by itself it is not."""
-        there = self.needs <= world.references.keys() and subject not in self.needs
+        """Return whether this can be measured of a network; retrained has no gap to itself."""
+        if subject == "retrained" and "retrained" in self.needs:
+            return False
+        there = self.needs <= world.references.keys()
         return there and bool(world.case.classes or not self.classes_only)
 
 
@@ -145,7 +147,10 @@ def _prototypes(subject: Subject, world: World) -> Found:
 
 
 def _features(subject: Subject, world: World) -> Found:
-    others = {name: r for name, r in world.references.items() if name != subject.name}
+    # the original stands at 1 from itself, which the others are read against
+    others = {
+        n: r for n, r in world.references.items() if (n, subject.name) != ("retrained", "retrained")
+    }
     return Found(
         {f"cka_{name}": cka_to(subject, other, world.case) for name, other in others.items()},
         alike={name: cka(subject, other, world.case) for name, other in others.items()},
