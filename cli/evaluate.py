@@ -1,37 +1,31 @@
 """`bandstop evaluate`: measure what an artifact forgot, and write the evidence."""
 
-import hashlib
-import json
-import shlex
 import shutil
 import time
-from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
-from torch import Tensor
 
 from bandstop.cli.device import HELP, device_of
-from bandstop.cli.evaluate_source import Compared, Named, load_compared, on_device
+from bandstop.cli.evaluate_parts import (
+    command_line,
+    costs_of,
+    insertion_curves,
+    settings_digest,
+)
+from bandstop.cli.evaluate_source import Named, load_compared, on_device
 from bandstop.cli.output import say, show
-from bandstop.edit.classifier import Classifier
 from bandstop.edit.errors import InputError
 from bandstop.edit.evaluation.assemble import About, evaluation_of
 from bandstop.edit.evaluation.evaluate import Notes, evaluate, subject_of, world_of
 from bandstop.edit.evaluation.folder import files
-from bandstop.edit.evaluation.insertion import Curves, insertion
-from bandstop.edit.evaluation.observed import case_of, sample
-from bandstop.edit.evaluation.record_parts import RuntimeRecord, SubjectName
+from bandstop.edit.evaluation.observed import case_of
 from bandstop.edit.evaluation.records import Evaluation
-from bandstop.edit.evaluation.tasks import TASKS, World
+from bandstop.edit.evaluation.tasks import TASKS
+from bandstop.edit.evaluation.trackers import to_mlflow, to_tensorboard
 from bandstop.edit.storage import (
-    canonical_json,
     refuse_existing,
-    sha256,
-    state_sha256,
     write_folder,
 )
 
@@ -39,7 +33,6 @@ app = typer.Typer(add_completion=False)
 PACKS = ("cheap", "full")
 INSERTION = "insertion"  # of masks, so no task of a network
 _MOST = 2500  # training images of each kind
-_INSERTION_IMAGES = 200  # of each class: every point of four curves asks them all
 
 
 @app.command(name="evaluate")
@@ -71,6 +64,12 @@ def run(
         Path | None,
         typer.Option("--run", help="What unlearn --json printed, for time and memory."),
     ] = None,
+    mlflow: Annotated[
+        str | None, typer.Option(help="Record it with the MLflow server at this address as well.")
+    ] = None,
+    tensorboard: Annotated[
+        Path | None, typer.Option(help="Add it to TensorBoard's logs in this folder as well.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of whatever is drawn.")] = 0,
     device: Annotated[str, typer.Option(help=HELP)] = "auto",
     resume: Annotated[
@@ -93,11 +92,11 @@ def run(
     if partial.exists() and not resume:
         raise InputError(f"{partial} is left of an interrupted run; say --resume or remove it")
     names = _chosen(pack, only)
-    runtime = _costs(edit_run)
+    runtime = costs_of(edit_run)
     where = device_of(device)
     named = Named(artifact, data, forget, original, retrained, seed, trust_factory)
     compared = load_compared(named)
-    notes = Notes(partial, _settings(compared, seed, relearn_cap))
+    notes = Notes(partial, settings_digest(compared, seed, relearn_cap))
     partial.mkdir(exist_ok=True)
     started = time.perf_counter()
     case = case_of(compared.data, compared.request, most=_MOST, seed=seed)
@@ -111,19 +110,23 @@ def run(
         trust_factory=trust_factory,
     )
     found = evaluate(subjects, world, [t for t in TASKS if t.name in names], notes)
-    curves = _insertion(compared, networks, world) if INSERTION in names else None
+    curves = insertion_curves(compared, networks, world) if INSERTION in names else None
     seconds = round(time.perf_counter() - started, 1)
     about = About(
         compared.artifact.manifest,
         subjects["edited"].model.class_names,
         data,
-        _command(named, out, pack, only, relearn_cap),
+        command_line(named, out, pack, only, relearn_cap),
         runtime.model_copy(update={"evaluate_seconds": seconds, "device": where}),
     )
     masks = None if compared.artifact.gates is None else compared.artifact.gates.masks
     evaluation = evaluation_of(about, subjects, world, found, masks=masks, curves=curves)
     write_folder(out, files(evaluation))
     shutil.rmtree(partial, ignore_errors=True)
+    if mlflow is not None:
+        to_mlflow(out, mlflow, "bandstop", out.name)
+    if tensorboard is not None:
+        to_tensorboard(out, tensorboard)
     for warning in evaluation.warnings:
         say(f"warning: {warning}")
     show(_summary(out, evaluation), as_json=as_json)
@@ -141,73 +144,6 @@ def _chosen(pack: str, only: str | None) -> set[str]:
     if unknown:
         raise InputError(f"--metrics: no {', '.join(unknown)}; expected some of {', '.join(known)}")
     return names
-
-
-def _costs(edit_run: Path | None) -> RuntimeRecord:
-    """Return what the JSON of `bandstop unlearn` says of its costs."""
-    if edit_run is None:
-        return RuntimeRecord()
-    try:
-        told = json.loads(edit_run.read_text())
-        costs = {key: told[key] for key in ("unlearn_seconds", "peak_memory_mb") if key in told}
-        return RuntimeRecord(**costs)
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(
-            f"--run {edit_run}: expected the JSON that bandstop unlearn --json prints"
-        ) from error
-
-
-def _insertion(
-    compared: Compared, networks: Mapping[SubjectName, Classifier], world: World
-) -> Curves | None:
-    """Return the curves of masks; None for an edit of weights."""
-    gates = compared.artifact.gates
-    if gates is None:
-        return None
-    classes = world.case.classes
-    images = [sample(world.case.test.of_classes([c]), _INSERTION_IMAGES, c) for c in classes]
-    picked = torch.cat([part.index for part in images])
-    among = world.case.test.take(torch.isin(world.case.test.index, picked))
-    backbone = compared.artifact.model.to(networks["edited"].mean)
-    return insertion(backbone, gates, classes, among, networks["original"], seed=world.case.seed)
-
-
-def _settings(compared: Compared, seed: int, relearn_cap: int) -> str:
-    """Return a digest of all that decides the figures but for the choice of tasks."""
-    data = compared.data
-    record = {
-        "networks": {
-            name: state_sha256(model.network.state_dict())
-            for name, model in compared.networks.items()
-        },
-        "request": asdict(compared.request),
-        "images": [[_digest(part.index), _digest(part.labels)] for part in (data.train, data.test)],
-        "seed": seed,
-        "relearn_cap": relearn_cap,
-    }
-    return sha256(canonical_json(record))
-
-
-def _digest(values: Tensor) -> str:
-    return hashlib.sha256(values.contiguous().numpy().tobytes()).hexdigest()
-
-
-def _command(named: Named, out: Path, pack: str, only: str | None, relearn_cap: int) -> str:
-    """Return the command line that repeats the evaluation."""
-    parts = ["bandstop", "evaluate", str(named.artifact), "--data", named.data]
-    options = {
-        "--forget": named.forget,
-        "--original": named.original,
-        "--retrained": named.retrained,
-        "--pack": None if pack == PACKS[0] else pack,
-        "--metrics": only,
-        "--relearn-cap": None if relearn_cap == 20 else relearn_cap,
-        "--seed": named.seed or None,
-        "--out": out,
-    }
-    for option, value in options.items():
-        parts += [] if value is None else [option, str(value)]
-    return shlex.join(parts)
 
 
 def _summary(out: Path, evaluation: Evaluation) -> dict[str, object]:

@@ -1,14 +1,11 @@
 """`bandstop unlearn` for one request: run the method, note how far it is, write the artifact."""
 
-import hashlib
 import shutil
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-
-from torch import Tensor
 
 from bandstop.cli.layers import show_layers
 from bandstop.cli.output import say
@@ -22,7 +19,7 @@ from bandstop.edit.method import Method
 from bandstop.edit.origin import Origin
 from bandstop.edit.request import ForgetRequest, parse_forget, parse_instances
 from bandstop.edit.resources import process_memory
-from bandstop.edit.storage import canonical_json, sha256, state_sha256
+from bandstop.edit.storage import canonical_json, sha256, state_sha256, tensor_sha256
 from bandstop.edit.unlearn import every_class, unlearn
 
 
@@ -133,11 +130,7 @@ def _settings(source: Source, method: Method, request: ForgetRequest) -> str:
         "method": [method.name, params_of(method), method.seed],
         "request": asdict(request),
         "model": state_sha256(source.model.network.state_dict()),
-        "images": [[_digest(part.index), _digest(part.labels)] for part in parts],
+        "images": [[tensor_sha256(part.index), tensor_sha256(part.labels)] for part in parts],
         "stand_in": source.stand_in,
     }
     return sha256(canonical_json(record))
-
-
-def _digest(values: Tensor) -> str:
-    return hashlib.sha256(values.contiguous().numpy().tobytes()).hexdigest()

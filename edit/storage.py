@@ -27,6 +27,11 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def tensor_sha256(values: Tensor) -> str:
+    """Return the SHA-256 of the numbers in `values`, which are on the CPU, without their shape."""
+    return sha256(values.contiguous().numpy().tobytes())
+
+
 def state_sha256(state: Mapping[str, Tensor]) -> str:
     """Return one digest of all names, shapes, types and values of a state dict."""
     whole = hashlib.sha256()

@@ -1,6 +1,5 @@
 """Train a base classifier: one-cycle rate, shifts and flips, best epoch kept, resumable."""
 
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -19,7 +18,7 @@ from bandstop.edit.errors import DivergedError, InputError
 from bandstop.edit.images import DataSplits, ImageSet
 from bandstop.edit.progress import progress
 from bandstop.edit.seeds import global_draws
-from bandstop.edit.storage import canonical_json, sha256
+from bandstop.edit.storage import canonical_json, sha256, tensor_sha256
 from bandstop.edit.training import Training, keep, restore_
 
 
@@ -204,15 +203,11 @@ def training_digest(
         "seed": seed,
         "classes": data.class_names,
         "preprocess": asdict(data.preprocess),
-        "images": [_digest(part) for part in parts],
+        "images": [tensor_sha256(part) for part in parts],
     }
     if start is not None:
-        record["start"] = {name: _digest(value) for name, value in sorted(start.items())}
+        record["start"] = {name: tensor_sha256(value) for name, value in sorted(start.items())}
     return sha256(canonical_json(record))
-
-
-def _digest(values: Tensor) -> str:
-    return hashlib.sha256(values.contiguous().numpy().tobytes()).hexdigest()
 
 
 def _epoch_(training: Training, images: ImageSet, recipe: Recipe) -> None:

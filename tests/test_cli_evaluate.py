@@ -1,6 +1,7 @@
 """`bandstop evaluate` and `bandstop compare`: from artifacts on disk to evidence on disk."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -254,3 +255,14 @@ def test_the_gate_stops_what_only_hides(
     assert main(["gate", str(svd), "--subject", "logit-mask"]) == 3
     assert "cka_original 1, at most" in capsys.readouterr().err
     assert main(["gate", str(svd), "--subject", "retrained"]) == 0
+
+
+def test_a_tracker_that_is_missing_costs_no_evaluation(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    out, logs = tmp_path / "evidence", tmp_path / "logs"
+    assert evaluate(made, "mask", out, "--metrics", "accuracy", "--tensorboard", str(logs)) == 1
+    assert "pip install tensorboard" in capsys.readouterr().err
+    assert read_metrics(out).subjects["edited"]["test_forget_acc"].value == 0
+    assert not logs.exists()

@@ -1,0 +1,90 @@
+"""The parts of `bandstop evaluate` that are neither measured nor shown."""
+
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from bandstop.cli.evaluate_source import Compared, Named
+from bandstop.edit.classifier import Classifier
+from bandstop.edit.errors import InputError
+from bandstop.edit.evaluation.insertion import Curves, insertion
+from bandstop.edit.evaluation.observed import sample
+from bandstop.edit.evaluation.record_parts import RuntimeRecord, SubjectName
+from bandstop.edit.evaluation.tasks import World
+from bandstop.edit.storage import canonical_json, sha256, state_sha256, tensor_sha256
+
+_INSERTION_IMAGES = 200  # of each class: every point of four curves asks them all
+
+
+def costs_of(edit_run: Path | None) -> RuntimeRecord:
+    """Return what the JSON of `bandstop unlearn` says of its costs.
+
+    Raises:
+        InputError: it is no such JSON.
+    """
+    if edit_run is None:
+        return RuntimeRecord()
+    try:
+        told = json.loads(edit_run.read_text())
+        costs = {key: told[key] for key in ("unlearn_seconds", "peak_memory_mb") if key in told}
+        return RuntimeRecord(**costs)
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(
+            f"--run {edit_run}: expected the JSON that bandstop unlearn --json prints"
+        ) from error
+
+
+def insertion_curves(
+    compared: Compared, networks: Mapping[SubjectName, Classifier], world: World
+) -> Curves | None:
+    """Return the curves of masks; None for an edit of weights."""
+    gates = compared.artifact.gates
+    if gates is None:
+        return None
+    classes = world.case.classes
+    images = [sample(world.case.test.of_classes([c]), _INSERTION_IMAGES, c) for c in classes]
+    picked = torch.cat([part.index for part in images])
+    among = world.case.test.take(torch.isin(world.case.test.index, picked))
+    backbone = compared.artifact.model.to(networks["edited"].mean)
+    return insertion(backbone, gates, classes, among, networks["original"], seed=world.case.seed)
+
+
+def settings_digest(compared: Compared, seed: int, relearn_cap: int) -> str:
+    """Return a digest of all that decides the figures but for the choice of tasks."""
+    data = compared.data
+    record = {
+        "networks": {
+            name: state_sha256(model.network.state_dict())
+            for name, model in compared.networks.items()
+        },
+        "request": asdict(compared.request),
+        "images": [
+            [tensor_sha256(part.index), tensor_sha256(part.labels)]
+            for part in (data.train, data.test)
+        ],
+        "seed": seed,
+        "relearn_cap": relearn_cap,
+    }
+    return sha256(canonical_json(record))
+
+
+def command_line(named: Named, out: Path, pack: str, only: str | None, relearn_cap: int) -> str:
+    """Return the command line that repeats the evaluation."""
+    parts = ["bandstop", "evaluate", str(named.artifact), "--data", named.data]
+    options = {
+        "--forget": named.forget,
+        "--original": named.original,
+        "--retrained": named.retrained,
+        "--pack": None if pack == "cheap" else pack,
+        "--metrics": only,
+        "--relearn-cap": None if relearn_cap == 20 else relearn_cap,
+        "--seed": named.seed or None,
+        "--out": out,
+    }
+    for option, value in options.items():
+        parts += [] if value is None else [option, str(value)]
+    return shlex.join(parts)
