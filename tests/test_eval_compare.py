@@ -162,7 +162,9 @@ def test_the_logit_mask_is_flagged_wherever_it_is_shown() -> None:
     found = several()
     assert [one.name for one in found.lines if one.flag] == ["logit-mask"]
     (shown,) = [row for row in printed(found) if "logit-mask" in row]
-    assert "hides, does not forget" in shown
+    assert "logit-mask *" in shown
+    assert [row.strip() for row in printed(found) if "hides" in row] == ["* hides, does not forget"]
+    assert not [row for row in printed(found) if "svd *" in row]
     page = render_compare(found)
     rows = re.findall(r"<tr>.*?</tr>", page, re.DOTALL)
     (flagged,) = [row for row in rows if 'class="masked"' in row and "<details>" not in row]

@@ -18,6 +18,7 @@ from bandstop.edit.evaluation.wording import (
     things,
 )
 
+_UNBROKEN = "\N{NO-BREAK SPACE}"
 _HEADLINES = ("test_retain_acc", "probe_acc", "prototype_acc", "cka_original", "relearn_epochs")
 
 
@@ -43,17 +44,20 @@ def render_compare(comparison: Comparison) -> str:
 def table(comparison: Comparison) -> Table:
     """Return the comparison for the terminal, with the metrics that are looked at first."""
     c = comparison
-    found = Table(title=f"ways to forget {things(c.request)}", box=None)
-    found.add_column("method")
+    notes = "; ".join(dict.fromkeys(f"* {line.flag}" for line in c.lines if line.flag))
+    found = Table(title=f"ways to forget {things(c.request)}", box=None, caption=notes or None)
+    found.add_column("method", no_wrap=True)
     for column in ("runs", "distance to retrained", *_headlines(c)):
-        found.add_column(column, justify="right")
-    found.add_column("")
+        # in words, so that a narrow terminal breaks the heading and not the figures
+        found.add_column(column.replace("_", " "), justify="right", min_width=6)
     for line in c.lines:
         cells = [_cell(line, k, c.metrics[k].unit) for k in _headlines(c)]
         far = _distance(line.distance)
         distance = f"{far['value']} ({far['interval']})" if far["interval"] else far["value"]
         runs = str(len(line.seeds) or "")
-        found.add_row(line.name, runs, distance, *(cell["value"] for cell in cells), line.flag)
+        name = f"{line.name} *" if line.flag else line.name
+        figures = (cell["value"].replace(" ", _UNBROKEN) for cell in cells)
+        found.add_row(name, runs, distance, *figures)
     return found
 
 
