@@ -18,12 +18,12 @@ from rich.table import Table
 
 from bandstop.cli.output import say
 from bandstop.cli.settings import given_settings
-from bandstop.edit.accuracy import accuracy, logits
+from bandstop.edit.accuracy import accuracy_on
 from bandstop.edit.classifier import Classifier
 from bandstop.edit.data_for import data_for
 from bandstop.edit.edits import WeightEdit, edited
 from bandstop.edit.errors import DivergedError, InputError, NothingForgottenError
-from bandstop.edit.images import DataSplits, ImageSet
+from bandstop.edit.images import DataSplits
 from bandstop.edit.journal import Journal
 from bandstop.edit.judge import evenly
 from bandstop.edit.l2ul import L2UL
@@ -106,7 +106,7 @@ def run(
         splits = replace(splits, test=splits.validate)
     parent = load_model(model, splits)
     order = torch.randperm(len(splits.train), generator=torch.Generator().manual_seed(seed))
-    say(f"before: {_right(parent, splits.test):.4f} of {len(splits.test)} images")
+    say(f"before: {accuracy_on(parent, splits.test):.4f} of {len(splits.test)} images")
     rows = []
     for variant in variants or VARIANTS:
         method = configured(chosen, VARIANTS[variant])
@@ -150,7 +150,7 @@ def forgotten(
         seconds = time.perf_counter() - started
         assert isinstance(edit, WeightEdit)  # as L2UL returns
         model = edited(folded, edit)
-        lefts = [_right(model, all_.take(part)) for part in sets[: i + 1]]
+        lefts = [accuracy_on(model, all_.take(part)) for part in sets[: i + 1]]
         gone[own] = True
         yield Row(
             variant,
@@ -158,16 +158,12 @@ def forgotten(
             forget_acc=sum(lefts) / len(lefts),
             worst_set=max(lefts),
             reached=1 - float(str(edit.found["left"])),
-            retain_acc=_right(model, evenly(all_.take(~gone), _RETAINED)),
-            test_acc=_right(model, data.test),
+            retain_acc=accuracy_on(model, evenly(all_.take(~gone), _RETAINED)),
+            test_acc=accuracy_on(model, data.test),
             steps=int(str(edit.found["steps"])),
             seconds=seconds,
             status=str(edit.found["status"]),
         )
-
-
-def _right(model: Classifier, images: ImageSet) -> float:
-    return accuracy(logits(model, images).argmax(1), images.labels)
 
 
 def table(rows: Sequence[Row]) -> Table:

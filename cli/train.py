@@ -9,7 +9,7 @@ import typer
 
 from bandstop.cli.device import device_of
 from bandstop.cli.output import show
-from bandstop.edit.accuracy import accuracy, logits
+from bandstop.edit.accuracy import accuracy_on
 from bandstop.edit.arch import parse_arch
 from bandstop.edit.checkpoint import load_checkpoint, save_checkpoint
 from bandstop.edit.data import load_data
@@ -99,9 +99,7 @@ def run(
     result: dict[str, object] = {
         "checkpoint": str(out),
         "validation_acc": round(validation_accuracy(model, seen), 4),
-        "test_acc": round(accuracy(logits(model, test).argmax(1), test.labels), 4)
-        if len(test)
-        else None,
+        "test_acc": round(accuracy_on(model, test), 4) if len(test) else None,
     }
     if left_out:
         result["without"] = [splits.class_names[c] for c in left_out]

@@ -28,6 +28,15 @@ def accuracy(predicted: Tensor, labels: Tensor) -> float:
     return float((predicted == labels).double().mean())
 
 
+def accuracy_on(model: Classifier, images: ImageSet) -> float:
+    """Return the fraction of `images` that `model` gives their label.
+
+    Raises:
+        InputError: there are none.
+    """
+    return accuracy(logits(model, images).argmax(1), images.labels)
+
+
 def forget_and_retain(
     predicted: Tensor, labels: Tensor, classes: Sequence[int]
 ) -> tuple[float, float]:

@@ -5,7 +5,6 @@ boundaries where they are. Madry et al., arXiv 1706.06083, projected gradient de
 """
 
 import copy
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from bandstop.edit.errors import ArtifactError
 from bandstop.edit.images import ImageSet
 from bandstop.edit.progress import progress
 from bandstop.edit.seeds import seeded
-from bandstop.edit.storage import canonical_json, replace_file, sha256, state_sha256
+from bandstop.edit.storage import canonical_json, replace_file, sha256, state_sha256, tensor_sha256
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +217,7 @@ def _key(model: Classifier, count: int, how: Attack, seed: int) -> str:
 def _names(part: ImageSet) -> Sequence[str]:
     """Return a name for each image: its number, its label and a digest of its pixels."""
     pixels = part.images[part.index]
-    digests = [hashlib.sha256(p.contiguous().numpy().tobytes()).hexdigest()[:16] for p in pixels]
+    digests = [tensor_sha256(p)[:16] for p in pixels]
     return [
         f"{int(n)}-{int(c)}-{d}" for n, c, d in zip(part.index, part.labels, digests, strict=True)
     ]

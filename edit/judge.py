@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import torch
 
-from bandstop.edit.accuracy import accuracy, logits
+from bandstop.edit.accuracy import accuracy_on
 from bandstop.edit.classifier import Classifier
 from bandstop.edit.edits import WeightEdit, edited
 from bandstop.edit.images import ImageSet
@@ -32,7 +32,7 @@ def judged(model: Classifier, edit: WeightEdit, request: ForgetRequest, data: Sp
     stay = evenly(data.validate.without_classes(request.classes), _IMAGES)
     if not len(stay):
         return edit
-    before, after = _accuracy(model, stay), _accuracy(edited(model, edit), stay)
+    before, after = accuracy_on(model, stay), accuracy_on(edited(model, edit), stay)
     over = before - after > OVER_FORGOT
     if over:
         log.warning(
@@ -49,7 +49,3 @@ def evenly(images: ImageSet, count: int) -> ImageSet:
     """Return at most `count` of the images, spread over the whole set."""
     step = -(-len(images) // count)
     return images if step <= 1 else images.take(torch.arange(0, len(images), step))
-
-
-def _accuracy(model: Classifier, images: ImageSet) -> float:
-    return accuracy(logits(model, images).argmax(1), images.labels)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bandstop.edit.accuracy import accuracy, logits
+from bandstop.edit.accuracy import accuracy_on, logits
 from bandstop.edit.arch import build
 from bandstop.edit.augment import mirrored, shift_for, shifted
 from bandstop.edit.classifier import Arch, Classifier
@@ -153,7 +153,7 @@ def train(
 
 def validation_accuracy(model: Classifier, data: DataSplits) -> float:
     """Return the accuracy on the validation images."""
-    return accuracy(logits(model, data.validate).argmax(1), data.validate.labels)
+    return accuracy_on(model, data.validate)
 
 
 def _start(model: Classifier, data: DataSplits, recipe: Recipe, seed: int) -> Training:

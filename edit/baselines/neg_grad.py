@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from bandstop.edit.accuracy import accuracy, logits
+from bandstop.edit.accuracy import accuracy_on
 from bandstop.edit.baselines.training import (
     Draws,
     TrainsBatchNorm,
@@ -70,7 +70,7 @@ class NegGrad(TrainsBatchNorm):
         def finished(student: Classifier, step: int) -> bool:
             if step % self.check_every:
                 return False
-            return accuracy(logits(student, data.forget).argmax(1), data.forget.labels) == 0
+            return accuracy_on(student, data.forget) == 0
 
         student, steps = trained(
             model,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from bandstop.edit.classifier import Classifier
 from bandstop.edit.errors import InputError
-from bandstop.edit.evaluation.measure import Measure
+from bandstop.edit.evaluation.measure import Z95, Measure
 from bandstop.edit.evaluation.observed import Case, Subject, sample
 from bandstop.edit.evaluation.relearn import forgotten_answers, forgotten_images
 from bandstop.edit.images import ImageSet
@@ -74,7 +74,7 @@ def cka_to(subject: Subject, reference: Subject, case: Case, *, most: int = 500)
     kept = [~torch.isin(torch.arange(n), group) for group in groups]
     values = torch.tensor([_alignment(one[k][:, k], two[k][:, k]) for k in kept]).double()
     g = len(groups)
-    half = 1.959963984540054 * (g - 1) * math.sqrt(values.var().item() / g)
+    half = Z95 * (g - 1) * math.sqrt(values.var().item() / g)
     return Measure(value, (max(-1.0, value - half), min(1.0, value + half)), n)
 
 

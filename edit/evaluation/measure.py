@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_Z = 1.959963984540054  # 97.5 % of a normal distribution lie below
+Z95 = 1.959963984540054  # 97.5 % of a normal distribution lie below
 _RESAMPLES = 1000
 
 
@@ -36,9 +36,9 @@ def share(hits: int, n: int) -> Measure:
     """
     if not 0 <= hits <= n or not n:
         raise ValueError(f"{hits} of {n} is no share")
-    p, z2 = hits / n, _Z * _Z / n
+    p, z2 = hits / n, Z95 * Z95 / n
     middle = (p + z2 / 2) / (1 + z2)
-    half = _Z * math.sqrt(p * (1 - p) / n + z2 / (4 * n)) / (1 + z2)
+    half = Z95 * math.sqrt(p * (1 - p) / n + z2 / (4 * n)) / (1 + z2)
     return Measure(p, (max(0.0, middle - half), min(1.0, middle + half)), n)
 
 
@@ -51,7 +51,7 @@ def mean(values: Tensor) -> Measure:
     value = values.mean().item()
     if n == 1:
         return Measure(value, None, 1)
-    half = _Z * values.std().item() / math.sqrt(n)
+    half = Z95 * values.std().item() / math.sqrt(n)
     return Measure(value, (value - half, value + half), n)
 
 

@@ -1,7 +1,6 @@
 """The reference of forgetting: networks retrained without it, each trained once and kept."""
 
 import fcntl
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -107,7 +106,7 @@ def _key(arch: Arch, data: DataSplits, recipe: Recipe, without: tuple[int, ...],
 def _fingerprint(images: ImageSet) -> str:
     some = evenly(images, _FINGERPRINT)
     pixels = some.images[some.index].contiguous()
-    return hashlib.sha256(f"{tuple(pixels.shape)}".encode() + pixels.numpy().tobytes()).hexdigest()
+    return sha256(f"{tuple(pixels.shape)}".encode() + pixels.numpy().tobytes())
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from bandstop.edit.errors import InputError
-from bandstop.edit.evaluation.measure import Measure, share
+from bandstop.edit.evaluation.measure import Z95, Measure, share
 from bandstop.edit.evaluation.observed import Answers, Case, Subject
 from bandstop.edit.seeds import seeded
 
@@ -68,9 +68,7 @@ def area(above: Tensor, below: Tensor) -> Measure:
     value = over.mean().item()
     if min(len(over), len(under)) < 2:
         return Measure(value, None, len(over) + len(under))
-    half = 1.959963984540054 * math.sqrt(
-        over.var().item() / len(over) + under.var().item() / len(under)
-    )
+    half = Z95 * math.sqrt(over.var().item() / len(over) + under.var().item() / len(under))
     ci95 = (max(0.0, value - half), min(1.0, value + half))
     return Measure(value, ci95, len(over) + len(under))
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bandstop.edit.accuracy import accuracy, logits
+from bandstop.edit.accuracy import accuracy, accuracy_on
 from bandstop.edit.baselines.training import adam, cross_entropy, trained
 from bandstop.edit.classifier import Classifier
 from bandstop.edit.errors import InputError
@@ -87,7 +87,7 @@ def relearn_epochs(
     def reached(student: Classifier, step: int) -> bool:
         if step % per_epoch:
             return False
-        curve.append(accuracy(logits(student, asked).argmax(1), asked.labels))
+        curve.append(accuracy_on(student, asked))
         return curve[-1] >= goal
 
     student, steps = trained(

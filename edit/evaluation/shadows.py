@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from bandstop.edit.accuracy import accuracy, logits
+from bandstop.edit.accuracy import accuracy, accuracy_on, logits
 from bandstop.edit.classifier import Classifier
 from bandstop.edit.edits import edited
 from bandstop.edit.errors import InputError
@@ -90,7 +90,7 @@ def seen(model: Classifier, data: DataSplits, request: ForgetRequest) -> Seen:
     return Seen(
         logit_scaled(answers, forget.labels),
         accuracy(answers.argmax(1), forget.labels),
-        accuracy(logits(model, stays).argmax(1), stays.labels),
+        accuracy_on(model, stays),
     )
 
 
