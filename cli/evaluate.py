@@ -12,13 +12,14 @@ from bandstop.cli.evaluate_parts import (
     command_line,
     costs_of,
     insertion_curves,
+    notes_in,
     settings_digest,
 )
 from bandstop.cli.evaluate_source import Named, load_compared, on_device
 from bandstop.cli.output import say, show
 from bandstop.edit.errors import InputError
 from bandstop.edit.evaluation.assemble import About, evaluation_of
-from bandstop.edit.evaluation.evaluate import Notes, evaluate, subject_of, world_of
+from bandstop.edit.evaluation.evaluate import evaluate, subject_of, world_of
 from bandstop.edit.evaluation.folder import files
 from bandstop.edit.evaluation.observed import case_of
 from bandstop.edit.evaluation.records import Evaluation
@@ -64,6 +65,10 @@ def run(
         Path | None,
         typer.Option("--run", help="What unlearn --json printed, for time and memory."),
     ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(help="A folder that keeps each network's figures, for further artifacts."),
+    ] = None,
     mlflow: Annotated[
         str | None, typer.Option(help="Record it with the MLflow server at this address as well.")
     ] = None,
@@ -96,8 +101,7 @@ def run(
     where = device_of(device)
     named = Named(artifact, data, forget, original, retrained, seed, trust_factory)
     compared = load_compared(named)
-    notes = Notes(partial, settings_digest(compared, seed, relearn_cap))
-    partial.mkdir(exist_ok=True)
+    notes = notes_in(cache, partial, settings_digest(compared, seed, relearn_cap))
     started = time.perf_counter()
     case = case_of(compared.data, compared.request, most=_MOST, seed=seed)
     networks = on_device(compared.networks, where)

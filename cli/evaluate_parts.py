@@ -11,11 +11,19 @@ import torch
 from bandstop.cli.evaluate_source import Compared, Named
 from bandstop.edit.classifier import Classifier
 from bandstop.edit.errors import InputError
+from bandstop.edit.evaluation.evaluate import REFERENCES, Notes
 from bandstop.edit.evaluation.insertion import Curves, insertion
 from bandstop.edit.evaluation.observed import sample
+from bandstop.edit.evaluation.oracle import fingerprint
 from bandstop.edit.evaluation.record_parts import RuntimeRecord, SubjectName
 from bandstop.edit.evaluation.tasks import World
-from bandstop.edit.storage import canonical_json, sha256, state_sha256, tensor_sha256
+from bandstop.edit.storage import (
+    canonical_json,
+    library_versions,
+    sha256,
+    state_sha256,
+    tensor_sha256,
+)
 
 _INSERTION_IMAGES = 200  # of each class: every point of four curves asks them all
 
@@ -54,22 +62,36 @@ def insertion_curves(
 
 
 def settings_digest(compared: Compared, seed: int, relearn_cap: int) -> str:
-    """Return a digest of all that decides the figures but for the choice of tasks."""
+    """Return a digest of all that decides a network's figures but for the network itself."""
     data = compared.data
     record = {
-        "networks": {
-            name: state_sha256(model.network.state_dict())
-            for name, model in compared.networks.items()
+        "versions": library_versions(),
+        "references": {
+            name: state_sha256(compared.networks[name].network.state_dict())
+            for name in REFERENCES
+            if name in compared.networks
         },
         "request": asdict(compared.request),
         "images": [
-            [tensor_sha256(part.index), tensor_sha256(part.labels)]
+            [tensor_sha256(part.index), tensor_sha256(part.labels), fingerprint(part)]
             for part in (data.train, data.test)
         ],
         "seed": seed,
         "relearn_cap": relearn_cap,
     }
     return sha256(canonical_json(record))
+
+
+def notes_in(cache: Path | None, partial: Path, settings: str) -> Notes:
+    """Return where figures are kept: in `cache` for good, or in `partial` until all are there."""
+    folder = partial if cache is None else cache / settings[:16]
+    try:
+        folder.mkdir(parents=cache is not None, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"--cache {cache}: not a folder that can be written ({error.strerror}); choose another"
+        ) from error
+    return Notes(folder, settings)
 
 
 def command_line(named: Named, out: Path, pack: str, only: str | None, relearn_cap: int) -> str:

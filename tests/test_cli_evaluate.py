@@ -157,6 +157,37 @@ def test_an_interrupted_evaluation_goes_on(
     assert read_metrics(out).subjects.keys() == {"original", "retrained", "edited", "logit-mask"}
 
 
+def test_with_a_cache_each_network_is_measured_once(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = list[str]()
+    written = engine.Notes.write_
+
+    def write(self: engine.Notes, name: str, state: object) -> None:
+        written(self, name, state)  # type: ignore[arg-type]  # as it came
+        done.append(name)
+
+    monkeypatch.setattr(engine.Notes, "write_", write)
+    more = ["--metrics", "accuracy,zrf", *compared(made), "--cache", str(tmp_path / "cache")]
+    found = []
+    for artifact in ("svd", "svd-1"):
+        out = tmp_path / artifact
+        assert evaluate(made, artifact, out, *more) == 0
+        found.append(read_metrics(out))
+        assert not out.with_name(out.name + ".partial").exists()
+    kinds = [name.partition("-")[0] for name in done]
+    assert {kind: kinds.count(kind) for kind in ("original", "retrained", "edited")} == {
+        "original": 3,  # its answers and two tasks
+        "retrained": 3,
+        "edited": 6,
+    }
+    assert values(found[0], "retrained") == values(found[1], "retrained")
+    assert values(found[0], "edited") != values(found[1], "edited")
+    before = len(done)
+    assert evaluate(made, "svd", tmp_path / "other", *more, "--seed", "1") == 0
+    assert len(done) == before + 4 * 3  # another seed draws other images: nothing is known of them
+
+
 @pytest.mark.parametrize(
     ("artifact", "more", "told"),
     [
@@ -171,6 +202,7 @@ def test_an_interrupted_evaluation_goes_on(
         ("svd", ["--retrained", "other-split.safetensors"], "divided by seed 4"),
         ("svd", ["--original", "never.safetensors"], "made of another network"),
         ("svd", ["--original", "nothing.safetensors"], "no such file"),
+        ("svd", ["--cache", "list.txt"], "not a folder that can be written"),
         ("svd", ["--run", "list.txt"], "that bandstop unlearn --json prints"),
         ("base.safetensors", [], "expected the folder that bandstop unlearn wrote"),
         ("svd", ["--data", "imagefolder:nowhere"], "nowhere"),

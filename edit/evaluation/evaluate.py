@@ -8,14 +8,21 @@ from bandstop.edit.batchnorm import fold_batchnorm
 from bandstop.edit.classifier import Classifier
 from bandstop.edit.evaluation.divergence import untrained_twins
 from bandstop.edit.evaluation.measure import Measure
-from bandstop.edit.evaluation.observed import Answers, Case, Observed, Subject, observe
+from bandstop.edit.evaluation.observed import (
+    Answers,
+    Case,
+    Observed,
+    Subject,
+    observe,
+    subject_key,
+)
 from bandstop.edit.evaluation.record_parts import SubjectName
 from bandstop.edit.evaluation.tasks import Found, Reference, Task, World
 from bandstop.edit.images import ImageSet
 from bandstop.edit.journal import State, read_state, write_state
 from bandstop.edit.progress import progress
 
-_REFERENCES: tuple[Reference, ...] = ("original", "retrained")
+REFERENCES: tuple[Reference, ...] = ("original", "retrained")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +31,7 @@ class Notes:
 
     Attributes:
         folder: made by the caller; None keeps nothing.
-        settings: a digest of all that decides the results.
+        settings: a digest of all that decides the results of a network but for the network.
     """
 
     folder: Path | None = None
@@ -49,10 +56,11 @@ class Notes:
 def subject_of(name: str, given: Classifier, case: Case, notes: Notes) -> Subject:
     """Return the network `given` with its answers to the images of `case`."""
     model = given if given.bn_folded else fold_batchnorm(given)
-    kept = notes.read(f"answers-{name}")
+    file = f"{subject_key(name, given)}-answers"
+    kept = notes.read(file)
     if kept is None:
         observed = observe(model, case)
-        notes.write_(f"answers-{name}", asdict(observed))
+        notes.write_(file, asdict(observed))
     else:
         observed = Observed(
             **{part: Answers(**kept[part]) for part in ("forget", "retain", "test")}
@@ -75,7 +83,7 @@ def world_of(
         case,
         train,
         ratio=(len(train) - forgotten) / forgotten,
-        references={name: subjects[name] for name in _REFERENCES if name in subjects},
+        references={name: subjects[name] for name in REFERENCES if name in subjects},
         untrained=untrained_twins(some, seed=case.seed, trust_factory=trust_factory),
         relearn_cap=relearn_cap,
     )
@@ -88,10 +96,11 @@ def evaluate(
     found = {name: Found() for name in subjects}
     wanted = [(s, t) for s in subjects for t in tasks if t.applies(s, world)]
     for name, task in progress(wanted, "evaluate"):
-        kept = notes.read(f"{name}-{task.name}")
+        file = f"{subjects[name].key}-{task.name}"
+        kept = notes.read(file)
         result = task.run(subjects[name], world) if kept is None else _restored(kept)
         if kept is None:
-            notes.write_(f"{name}-{task.name}", asdict(result))
+            notes.write_(file, asdict(result))
         found[name] = _joined(found[name], result)
     return found
 

@@ -12,6 +12,7 @@ from bandstop.edit.method import split
 from bandstop.edit.progress import progress
 from bandstop.edit.request import ForgetRequest
 from bandstop.edit.seeds import seeded
+from bandstop.edit.storage import state_sha256
 
 _BATCH = 500
 
@@ -103,6 +104,16 @@ class Subject:
     model: Classifier
     observed: Observed
     given: Classifier | None = None
+
+    @property
+    def key(self) -> str:
+        """Return what tells it from other networks, of this name and of others."""
+        return subject_key(self.name, self.given or self.model)
+
+
+def subject_key(name: str, given: Classifier) -> str:
+    """Return `Subject.key` of the network `given`."""
+    return f"{name}-{state_sha256(given.network.state_dict())[:16]}"
 
 
 def case_of(data: DataSplits, request: ForgetRequest, *, most: int = 5000, seed: int = 0) -> Case:

@@ -97,13 +97,14 @@ def remaining(data: DataSplits, request: ForgetRequest) -> DataSplits:
 def _key(arch: Arch, data: DataSplits, recipe: Recipe, without: tuple[int, ...], seed: int) -> str:
     record = {
         "training": training_digest(arch, data, recipe, seed, None),
-        "pixels": _fingerprint(data.train),
+        "pixels": fingerprint(data.train),
         "without": list(without),
     }
     return sha256(canonical_json(record))
 
 
-def _fingerprint(images: ImageSet) -> str:
+def fingerprint(images: ImageSet) -> str:
+    """Return a digest of some of the pixels, which tells data sets of the same labels apart."""
     some = evenly(images, _FINGERPRINT)
     pixels = some.images[some.index].contiguous()
     return sha256(f"{tuple(pixels.shape)}".encode() + pixels.numpy().tobytes())
