@@ -14,6 +14,7 @@ BENCHMARKS = {
     "instances": "bandstop.bench.instances:app",
     "last-stage": "bandstop.bench.last_stage:app",
     "photographs": "bandstop.bench.photographs:app",
+    "reestimate": "bandstop.bench.reestimate:app",
     "ulira": "bandstop.bench.ulira:app",
 }
 

@@ -50,6 +50,10 @@ def run(
         Path | None,
         typer.Option(help="A checkpoint of train --without, or an artifact of unlearn retrain."),
     ] = None,
+    retrain: Annotated[
+        Path | None,
+        typer.Option(help="A folder of retrained networks, in place of --retrained; made if need."),
+    ] = None,
     forget: Annotated[
         str | None, typer.Option(help="For wf-net: the classes to look at, e.g. cat,3.")
     ] = None,
@@ -99,8 +103,8 @@ def run(
     names = _chosen(pack, only)
     runtime = costs_of(edit_run)
     where = device_of(device)
-    named = Named(artifact, data, forget, original, retrained, seed, trust_factory)
-    compared = load_compared(named)
+    named = Named(artifact, data, forget, original, retrained, retrain, seed, trust_factory)
+    compared = load_compared(named, where)
     notes = notes_in(cache, partial, settings_digest(compared, seed, relearn_cap))
     started = time.perf_counter()
     case = case_of(compared.data, compared.request, most=_MOST, seed=seed)

@@ -101,6 +101,7 @@ def command_line(named: Named, out: Path, pack: str, only: str | None, relearn_c
         "--forget": named.forget,
         "--original": named.original,
         "--retrained": named.retrained,
+        "--retrain": named.retrain,
         "--pack": None if pack == "cheap" else pack,
         "--metrics": only,
         "--relearn-cap": None if relearn_cap == 20 else relearn_cap,

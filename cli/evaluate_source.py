@@ -1,5 +1,6 @@
 """What `bandstop evaluate` looks at: an artifact's network, and those to compare it with."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +15,17 @@ from bandstop.edit.classifier import Classifier
 from bandstop.edit.data import load_data
 from bandstop.edit.edits import edited
 from bandstop.edit.errors import InputError
+from bandstop.edit.evaluation.oracle import retrained
 from bandstop.edit.evaluation.record_parts import SubjectName
 from bandstop.edit.images import DataSplits
 from bandstop.edit.method import split
 from bandstop.edit.origin import forgotten_by, instances_of, is_artifact
 from bandstop.edit.request import ForgetRequest, parse_forget
 from bandstop.edit.storage import state_sha256
+from bandstop.edit.train import recipe_for
 from bandstop.edit.unlearn import check_agree
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +39,8 @@ class Named:
         original: the checkpoint that the artifact was made of; None: unknown, but for masks, whose
             artifact holds it.
         retrained: a checkpoint of `bandstop train --without`, or an artifact of the method retrain.
+        retrain: a folder of networks retrained as the original was trained; the one that is needed
+            is trained unless it is there.
         seed: divides the data where the artifact does not say how it was.
         trust_factory: see `build`.
     """
@@ -43,6 +50,7 @@ class Named:
     forget: str | None = None
     original: Path | None = None
     retrained: Path | None = None
+    retrain: Path | None = None
     seed: int = 0
     trust_factory: bool = False
 
@@ -64,8 +72,8 @@ class Compared:
     networks: Mapping[SubjectName, Classifier]
 
 
-def load_compared(named: Named) -> Compared:
-    """Return what `named` names.
+def load_compared(named: Named, device: str = "cpu") -> Compared:
+    """Return what `named` names; what has to be trained is trained on `device`.
 
     Raises:
         InputError: something is missing, or does not belong to the artifact.
@@ -75,6 +83,8 @@ def load_compared(named: Named) -> Compared:
         raise InputError(f"{named.artifact}: expected the folder that bandstop unlearn wrote")
     artifact = load_artifact(named.artifact, trust_factory=named.trust_factory)
     manifest = artifact.manifest
+    if named.retrained is not None and named.retrain is not None:
+        raise InputError("--retrained names a network, --retrain has it made; give one of them")
     own = named.seed if manifest.split_seed is None else manifest.split_seed
     data = load_data(named.data, seed=own, preprocess=manifest.preprocess.preprocess())
     check_agree(artifact.model, data)
@@ -86,6 +96,8 @@ def load_compared(named: Named) -> Compared:
         networks["original"] = original
     if named.retrained is not None:
         networks["retrained"] = _retrained(named, artifact, request, own)
+    elif named.retrain is not None:
+        networks["retrained"] = _retrain(named, artifact, request, data, device)
     edit = artifact.gates
     model = artifact.model if edit is None else edited(artifact.model, edit, request.classes)
     networks["edited"] = model
@@ -177,6 +189,30 @@ def _retrained(
             f"{split_seed}, so that images it learnt would count as unseen; retrain with the other"
         )
     return model
+
+
+def _retrain(
+    named: Named, artifact: Artifact, request: ForgetRequest, data: DataSplits, device: str
+) -> Classifier:
+    """Return the network retrained without `request` by the recipe and seed of the original."""
+    if named.original is None or named.retrain is None:
+        raise InputError("--retrain needs --original, which tells how to train")
+    described = describe_checkpoint(named.original)
+    arch = artifact.model.arch
+    if described.recipe is None:
+        log.warning("%s does not say how it was trained; taking the default", named.original)
+    network = retrained(
+        named.retrain,
+        arch,
+        data,
+        described.recipe or recipe_for(arch, data),
+        request,
+        described.seed,
+        device,
+        split_seed=artifact.manifest.split_seed,
+        trust_factory=named.trust_factory,
+    )
+    return network.to("cpu")
 
 
 def _check_same_request(

@@ -93,7 +93,8 @@ def run(
         partial=partial,
         trust_factory=trust_factory,
     )
-    save_checkpoint(out, model, seed=seed, without=left_out)
+    from_nothing = recipe if start is None else None
+    save_checkpoint(out, model, seed=seed, without=left_out, recipe=from_nothing)
     partial.unlink(missing_ok=True)
     test = splits.test.without_classes(left_out)
     result: dict[str, object] = {

@@ -1,6 +1,7 @@
 """A trained classifier as one safetensors file, whose metadata tells what is needed to use it."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
@@ -19,13 +20,25 @@ from bandstop.edit.records import (
     misfits,
 )
 from bandstop.edit.storage import canonical_json, library_versions, write_file
+from bandstop.edit.train import Recipe
 
 FORMAT = "bandstop-checkpoint/1"
 _KEY = "bandstop"
 
 
 class Description(Strict):
-    """What the metadata of a checkpoint holds; `without` are the classes it was not trained on."""
+    """What the metadata of a checkpoint holds.
+
+    Attributes:
+        format: of the file.
+        arch: the network.
+        class_names: by index.
+        preprocess: of its images.
+        seed: of its training, which also divided its data.
+        versions: of what trained it.
+        without: the classes it was not trained on.
+        recipe: how it was trained from nothing; None: not known, or it was not.
+    """
 
     format: Literal["bandstop-checkpoint/1"]
     arch: ArchRecord
@@ -34,10 +47,16 @@ class Description(Strict):
     seed: int
     versions: dict[str, str]
     without: tuple[int, ...] = ()
+    recipe: Recipe | None = None
 
 
 def save_checkpoint(
-    out: Path, model: Classifier, *, seed: int, without: Sequence[int] = ()
+    out: Path,
+    model: Classifier,
+    *,
+    seed: int,
+    without: Sequence[int] = (),
+    recipe: Recipe | None = None,
 ) -> None:
     """Write `model` as the new file `out`; the same model gives the same bytes.
 
@@ -46,6 +65,7 @@ def save_checkpoint(
         model: as it was trained.
         seed: of its training, which also divided its data.
         without: the classes that it was not trained on.
+        recipe: see `Description`.
 
     Raises:
         InputError: `out` exists, or BatchNorm is folded already: that is what an artifact holds.
@@ -58,6 +78,7 @@ def save_checkpoint(
         "versions": library_versions(),
         **description(model),
         **({"without": list(without)} if without else {}),
+        **({"recipe": asdict(recipe)} if recipe else {}),
     }
     metadata = {_KEY: canonical_json(record).decode()}
     write_file(out, tensors.dump(model.network.state_dict(), metadata))
@@ -106,3 +127,5 @@ def _described(data: bytes, path: Path) -> Description:
         return Description.model_validate_json(metadata[_KEY])
     except ValidationError as error:
         raise ArtifactError(f"{path}: not a valid checkpoint: {misfits(error)}") from error
+    except InputError as error:  # of the recipe
+        raise ArtifactError(f"{path}: not a valid checkpoint: {error}") from error

@@ -17,6 +17,7 @@ from bandstop.edit.classifier import Classifier
 from bandstop.edit.edits import GateEdit, fold
 from bandstop.export.errors import ParityFailed
 from bandstop.export.record import ParityRecord
+from bandstop.export.session import session
 from bandstop.export.spec import ExportSpec
 
 TOLERANCE = 1e-4  # absolute, on logits
@@ -54,7 +55,7 @@ def check_parity(
             of range was not refused row by row.
     """
     images = _images(model, spec, samples)
-    session = _session(file)
+    runs = session(file)
     rows = rows_to_check(spec, model.num_classes)
     asks = _asks(rows, spec, model.num_classes, len(images))
     expected = _expected(asks, model, gates, spec, images)
@@ -62,10 +63,10 @@ def check_parity(
     sizes = set()
     for batch in _batches(asks, (len(rows), *_OTHER_BATCHES, spec.max_batch_size)):
         sizes.add(len(batch))
-        worst = max(worst, _compare(session, batch, expected, images, spec))
+        worst = max(worst, _compare(runs, batch, expected, images, spec))
     refused = 0
     if spec.mode == "gated":
-        refused = _check_refusals(session, asks, images, spec, model.num_classes)
+        refused = _check_refusals(runs, asks, images, spec, model.num_classes)
     return ParityRecord(
         max_abs=worst,
         tolerance=TOLERANCE,
@@ -170,13 +171,13 @@ def _batches(asks: Sequence[Ask], sizes: Sequence[int]) -> Iterator[list[Ask]]:
 
 
 def _compare(
-    session: ort.InferenceSession,
+    runs: ort.InferenceSession,
     batch: Sequence[Ask],
     expected: dict[Ask, Logits],
     images: Tensor,
     spec: ExportSpec,
 ) -> float:
-    logits, *echo = session.run(None, _feeds(batch, images, spec))
+    logits, *echo = runs.run(None, _feeds(batch, images, spec))
     if echo and not np.array_equal(echo[0], np.array([ask.rows for ask in batch])):
         raise ParityFailed(
             f"parity: asked for {[ask.rows for ask in batch]}, the graph says that it applied "
@@ -208,7 +209,7 @@ def _row_gap(expected: dict[Ask, Logits]) -> float | None:
 
 
 def _check_refusals(
-    session: ort.InferenceSession,
+    runs: ort.InferenceSession,
     asks: Sequence[Ask],
     images: Tensor,
     spec: ExportSpec,
@@ -222,12 +223,12 @@ def _check_refusals(
     for slot in {0, slots - 1}:
         fine = [*batch[at].rows[:slot], 0, *batch[at].rows[slot + 1 :]]
         with_zero = [*batch[:at], Ask(tuple(fine), batch[at].image), *batch[at + 1 :]]
-        wanted, wanted_echo = session.run(None, _feeds(with_zero, images, spec))
+        wanted, wanted_echo = runs.run(None, _feeds(with_zero, images, spec))
         wanted[at], wanted_echo[at] = np.nan, -1
         for bad in (-1, first_bad, 2**31, 2**62, -(2**63)):
             feeds = _feeds(with_zero, images, spec)
             feeds["forget_class"][at, slot] = bad
-            logits, echo = session.run(None, feeds)
+            logits, echo = runs.run(None, feeds)
             if not np.array_equal(logits, wanted, equal_nan=True) or (echo != wanted_echo).any():
                 raise ParityFailed(
                     f"parity: index {bad} in slot {slot}: expected its row refused (NaN, -1) and "
@@ -247,10 +248,3 @@ def _feeds(
     if spec.mode == "gated":
         feeds["forget_class"] = np.array([ask.rows for ask in batch], dtype=np.int64)
     return feeds
-
-
-def _session(file: bytes) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.log_severity_level = 3  # errors
-    options.intra_op_num_threads = torch.get_num_threads()
-    return ort.InferenceSession(file, options, providers=["CPUExecutionProvider"])

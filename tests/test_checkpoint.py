@@ -12,11 +12,12 @@ from torch import Tensor
 
 from bandstop.edit.arch import build
 from bandstop.edit.batchnorm import example, fold_batchnorm
-from bandstop.edit.checkpoint import load_checkpoint, save_checkpoint
+from bandstop.edit.checkpoint import describe_checkpoint, load_checkpoint, save_checkpoint
 from bandstop.edit.classifier import Arch, Classifier
 from bandstop.edit.errors import ArtifactError, InputError
 from bandstop.edit.images import Preprocess
 from bandstop.edit.storage import state_sha256
+from bandstop.edit.train import Recipe
 
 ARCH = Arch("bandstop:resnet", {"width": 4, "blocks": "1-1"})
 PREP = Preprocess((8, 8), 1, (0.3,), (0.4,), resize=9, interpolation="bicubic")
@@ -47,6 +48,14 @@ def test_the_same_model_gives_the_same_bytes(saved: Path, tmp_path: Path) -> Non
     save_checkpoint(tmp_path / "other.safetensors", load_checkpoint(saved), seed=8)
     assert (tmp_path / "again.safetensors").read_bytes() == saved.read_bytes()
     assert (tmp_path / "other.safetensors").read_bytes() != saved.read_bytes()
+
+
+def test_the_recipe_comes_back(tmp_path: Path) -> None:
+    recipe = Recipe(epochs=3, lr=0.15, flip=False, patience=None)
+    save_checkpoint(tmp_path / "with", model(), seed=7, recipe=recipe)
+    save_checkpoint(tmp_path / "without", model(), seed=7)
+    assert describe_checkpoint(tmp_path / "with").recipe == recipe
+    assert describe_checkpoint(tmp_path / "without").recipe is None
 
 
 def test_an_existing_output_is_refused_and_left_alone(saved: Path) -> None:
@@ -119,6 +128,9 @@ def prep(**values: object) -> dict[str, object]:
         (field("format", "bandstop-checkpoint/2"), "format: "),
         (field("surprise", 1), "surprise: Extra inputs"),
         (field("seed", "7"), "seed: "),
+        (field("recipe", {"epochs": "3"}), r"recipe\.epochs: "),
+        (field("recipe", {"epochs": 0}), "epochs >= 1"),
+        (field("recipe", {"surprise": 3}), "surprise"),
         (field("class_names", ["one"]), "class_names: "),
         (field("class_names", ["a", "", "c"]), r"class_names\.1: "),
         (field("preprocess", prep(mean=[0.1, 0.2, 0.3])), "expected 1 values in mean"),

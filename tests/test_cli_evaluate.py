@@ -5,12 +5,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from bandstop.cli.main import main
 from bandstop.edit.arch import build
 from bandstop.edit.artifact import load_artifact
-from bandstop.edit.checkpoint import save_checkpoint
+from bandstop.edit.checkpoint import load_checkpoint, save_checkpoint
 from bandstop.edit.classifier import Arch, Classifier
 from bandstop.edit.data import load_data
 from bandstop.edit.evaluation import evaluate as engine
@@ -26,7 +27,9 @@ RECIPE = Recipe(epochs=6, batch=32, lr=0.1, shift=1, flip=False)
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Checkpoints with and without a class, and an artifact of each kind."""
     root = tmp_path_factory.mktemp("made")
-    save_checkpoint(root / "base.safetensors", train(ARCH, DATA, RECIPE, seed=3), seed=3)
+    save_checkpoint(
+        root / "base.safetensors", train(ARCH, DATA, RECIPE, seed=3), seed=3, recipe=RECIPE
+    )
     never = train(ARCH, without_classes(DATA, (5,)), RECIPE, seed=3)
     save_checkpoint(root / "never.safetensors", never, seed=3, without=(5,))
     numbers = "\n".join(map(str, DATA.train.index[:8].tolist()))
@@ -188,9 +191,30 @@ def test_with_a_cache_each_network_is_measured_once(
     assert len(done) == before + 4 * 3  # another seed draws other images: nothing is known of them
 
 
+def test_the_retrained_network_is_made_once_as_the_original_was(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base, cache = str(made / "base.safetensors"), tmp_path / "retrained"
+    for artifact in ("svd", "svd-1"):
+        out = tmp_path / artifact
+        more = ["--original", base, "--retrain", str(cache), "--metrics", "accuracy,divergence"]
+        assert evaluate(made, artifact, out, *more) == 0
+        found = read_metrics(out)
+        assert values(found, "retrained")["test_forget_acc"] == 0
+        assert values(found, "edited")["js_div"] > 0
+        assert f"--retrain {cache}" in found.command
+    (file,) = cache.iterdir()
+    never = load_checkpoint(made / "never.safetensors").network.state_dict()
+    again = load_checkpoint(file).network.state_dict()
+    assert all(torch.equal(value, never[name]) for name, value in again.items())
+    assert "does not say how" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("artifact", "more", "told"),
     [
+        ("svd", ["--retrain", "cache"], "--retrain needs --original"),
+        ("svd", ["--retrain", "cache", "--retrained", "never.safetensors"], "give one of them"),
         ("gates", [], "--forget NAME|INDEX"),
         ("gates", ["--forget", "eleven"], "no class 'eleven'"),
         ("svd", ["--forget", "5"], "leave --forget out"),

@@ -3,7 +3,6 @@
 The case that must be red: masks before a BatchNorm hide a class from nobody who has 256 images.
 """
 
-import functools
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -11,37 +10,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bandstop.edit.accuracy import forget_and_retain, logits
 from bandstop.edit.batchnorm import fold_batchnorm
 from bandstop.edit.classifier import Classifier
-from bandstop.edit.edits import edited
 from bandstop.edit.errors import InputError
 from bandstop.edit.evaluation.bn_reestimate import bn_reestimate_acc, reestimated
 from bandstop.edit.evaluation.observed import case_of
 from bandstop.edit.images import ImageSet
-from bandstop.edit.method import Splits
-from bandstop.edit.request import ForgetRequest
 from bandstop.edit.train import Recipe, train, without_classes
-from bandstop.edit.wf_net import WFNet
-from tests.baseline_toys import CLASS, DATA, INSTANCES, learnt, state
+from tests.baseline_toys import DATA, INSTANCES, learnt, state
+from tests.masked_batchnorm import CASE, OTHERS, accuracies, masked
 from tests.networks import classifier, corners
-
-CASE = case_of(replace(DATA, test=corners(400, seed=2)), CLASS)
-OTHERS = corners(400, seed=7).without_classes([2])
-
-
-@functools.cache
-def masked(bn: Literal["fold", "frozen"]) -> Classifier:
-    """Return `learnt` under WF-Net's masks for class 2, inside or before its BatchNorms."""
-    method = WFNet(steps=60, batch=32, validate_every=10, bn=bn)
-    every = ForgetRequest(classes=(0, 1, 2, 3))
-    ready = method.prepare(learnt())
-    gates = method(ready, every, Splits(DATA.train, DATA.train, DATA.validate))
-    return edited(ready if bn == "fold" else learnt(), gates, [2])
-
-
-def accuracies(model: Classifier) -> tuple[float, float]:
-    return forget_and_retain(logits(model, CASE.test).argmax(1), CASE.test.labels, [2])
 
 
 def test_masks_before_batchnorm_are_undone_by_unlabelled_images_of_other_classes() -> None:

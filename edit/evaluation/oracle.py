@@ -71,7 +71,7 @@ def retrained(
                     trust_factory=trust_factory,
                 )
                 recorded = seed if split_seed is None else split_seed
-                save_checkpoint(file, model, seed=recorded, without=without)
+                save_checkpoint(file, model, seed=recorded, without=without, recipe=recipe)
                 partial.unlink(missing_ok=True)
             lock.unlink(missing_ok=True)  # nobody needs it once the file is there
     return _read(file, arch, left, without, trust=trust_factory).to(device)
