@@ -1,6 +1,8 @@
 """New BatchNorm statistics in a file: what they bring back, and that a file of ours has none."""
 
 import functools
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -8,10 +10,14 @@ import pytest
 import torch
 from onnx import numpy_helper
 
+from bandstop.bench.__main__ import main
 from bandstop.edit.accuracy import forget_and_retain
 from bandstop.edit.batchnorm import example, fold_batchnorm
-from bandstop.edit.classifier import Classifier
+from bandstop.edit.checkpoint import load_checkpoint, save_checkpoint
+from bandstop.edit.classifier import Arch, Classifier
+from bandstop.edit.data import load_data
 from bandstop.edit.evaluation.bn_reestimate import reestimated as network_reestimated
+from bandstop.edit.train import CHARACTERS, train, without_classes
 from bandstop.export.graph import PlainGraph
 from bandstop.export.reestimate import file_logits, reestimated
 from bandstop.export.release import release_classifier
@@ -79,3 +85,27 @@ def test_a_release_has_no_statistics_to_take_anew(input_kind: str, tmp_path: Pat
 
 def folded() -> Classifier:
     return fold_batchnorm(masked("frozen"))
+
+
+def test_the_table_has_the_file_and_the_retrained_network(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = load_data("digits")
+    arch = Arch("bandstop:resnet", {"width": 8, "blocks": "1"})
+    recipe = replace(CHARACTERS, epochs=8)
+    for name, gone in (("base", ()), ("never", (4,))):
+        model = train(arch, without_classes(data, gone), recipe, seed=0)
+        save_checkpoint(tmp_path / name, model, seed=0, without=gone)
+    base = load_checkpoint(tmp_path / "base")
+    release_classifier(base, ExportSpec("original"), tmp_path / "release")
+    asked = ["--data", "digits", "--forget", "4", "--retrained", str(tmp_path / "never")]
+    argv = ["reestimate", str(tmp_path / "release"), *asked]
+    assert main([*argv, "--json"]) == 0
+    mine, never = json.loads(capsys.readouterr().out)
+    assert mine["norms"] == 0
+    assert mine["forget_before"] == mine["forget_after"] > 0.5
+    assert (never["norms"], never["forget_before"], never["forget_after"]) == (None, 0.0, 0.0)
+    assert main(argv) == 0
+    assert "BatchNorm" in capsys.readouterr().out
+    assert main(["reestimate", str(tmp_path / "nothing"), *asked]) == 2
+    assert "cannot be read" in capsys.readouterr().err
