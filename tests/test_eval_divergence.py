@@ -109,7 +109,7 @@ def test_zrf_of_a_sure_network_is_the_reference_and_not_the_copied_one(
     images = one_class(6)
     model = saying(one_hot(classes)[0])
     network = Subject("edited", model, observe(model, forgetting(images)))
-    found = zrf(network, forgetting(images), [saying(torch.zeros(classes))])
+    found = zrf(network, [answers(saying(torch.zeros(classes)), images)])
     assert found.value == pytest.approx(rest, abs=5e-5)
     assert abs(found.value - 0.744) > 0.2
     assert found.n == 6
@@ -118,13 +118,13 @@ def test_zrf_of_a_sure_network_is_the_reference_and_not_the_copied_one(
 def test_zrf_is_a_mean_over_networks_and_its_interval_over_images() -> None:
     images = one_class(8)
     network = of(torch.cat((one_hot(4, 4), torch.zeros(4, 4))))
-    twins = [saying(torch.zeros(4)), saying(one_hot(4)[0])]
-    found = zrf(network, forgetting(images), twins)
+    twins = [answers(twin, images) for twin in (saying(torch.zeros(4)), saying(one_hot(4)[0]))]
+    found = zrf(network, twins)
     single = 1 - js(one_hot(4, 1), torch.zeros(1, 4)).item()
     assert found.value == pytest.approx((1 + single) / 2, abs=1e-6)  # each image meets both
     assert found.n == 8
     assert found.ci95 == pytest.approx((found.value, found.value), abs=1e-6)
-    alone = zrf(network, forgetting(images), twins[:1])
+    alone = zrf(network, twins[:1])
     assert alone.ci95 is not None
     assert alone.ci95[1] - alone.ci95[0] > 0.1  # images differ
 
@@ -132,11 +132,11 @@ def test_zrf_is_a_mean_over_networks_and_its_interval_over_images() -> None:
 def test_zrf_of_other_images_or_without_networks_is_refused() -> None:
     network = of(one_hot(4, 6))
     with pytest.raises(InputError, match="zrf: needs networks with random weights"):
-        zrf(network, forgetting(one_class(6)), [])
+        zrf(network, [])
     with pytest.raises(InputError, match="zrf: compares two networks on the same images"):
-        zrf(network, forgetting(one_class(5)), [saying(torch.zeros(4))])
+        zrf(network, [answers(saying(torch.zeros(4)), one_class(5))])
     with pytest.raises(InputError, match="zrf: needs training images to forget, got none"):
-        zrf(of(torch.zeros(0, 4)), forgetting(one_class(0)), [saying(torch.zeros(4))])
+        zrf(of(torch.zeros(0, 4)), [answers(saying(torch.zeros(4)), one_class(0))])
 
 
 RESNET = Arch("bandstop:resnet", {"width": 4, "blocks": "1"})

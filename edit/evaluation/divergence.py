@@ -12,8 +12,7 @@ from bandstop.edit.classifier import Classifier
 from bandstop.edit.errors import InputError
 from bandstop.edit.evaluation.accuracies import check_same_images, needed
 from bandstop.edit.evaluation.measure import Measure, mean
-from bandstop.edit.evaluation.observed import Answers, Case, Subject, answers
-from bandstop.edit.progress import progress
+from bandstop.edit.evaluation.observed import Answers, Subject
 from bandstop.edit.seeds import seeded
 
 
@@ -41,7 +40,7 @@ def js(p: Tensor, q: Tensor) -> Tensor:
     return ((_kl(log_p, log_m) + _kl(log_q, log_m)) / 2).clamp(min=0)
 
 
-def zrf(subject: Subject, case: Case, untrained: Sequence[Classifier]) -> Measure:
+def zrf(subject: Subject, untrained: Sequence[Answers]) -> Measure:
     """Return the zero retrain forgetting score on the training images to forget.
 
     1 minus the divergence (`js`, in nats) from a network with random weights (Chundawat et al.,
@@ -52,18 +51,17 @@ def zrf(subject: Subject, case: Case, untrained: Sequence[Classifier]) -> Measur
 
     Args:
         subject: the network.
-        case: its `forget` are the images.
-        untrained: networks of the same classes with random weights; see `untrained_twins`.
+        untrained: what networks of the same classes with random weights answer to the training
+            images to forget; see `untrained_twins`.
 
     Raises:
-        InputError: no images, no networks, or networks of other classes.
+        InputError: no images, no answers, or answers of other classes or to other images.
     """
     ours = needed(subject.observed.forget, "zrf", "training images to forget")
     if not untrained:
         raise InputError("zrf: needs networks with random weights, got none; see untrained_twins")
     total = torch.zeros(len(ours), dtype=torch.float64)
-    for twin in progress(untrained, "zrf"):
-        theirs = answers(twin, case.forget)
+    for theirs in untrained:
         check_same_images(ours, theirs, "zrf")
         total += js(ours.logits, theirs.logits)
     return mean(1 - total / len(untrained))

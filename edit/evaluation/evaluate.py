@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 
 from bandstop.edit.batchnorm import fold_batchnorm
@@ -13,6 +14,7 @@ from bandstop.edit.evaluation.observed import (
     Case,
     Observed,
     Subject,
+    answers,
     observe,
     subject_key,
 )
@@ -78,13 +80,14 @@ def world_of(
 ) -> World:
     """Return what the measurements of `subjects` share."""
     some = next(iter(subjects.values())).model
+    twins = untrained_twins(some, seed=case.seed, trust_factory=trust_factory)
     forgotten = len(train.of_classes(case.classes)) if case.classes else len(case.forget)
     return World(
         case,
         train,
         ratio=(len(train) - forgotten) / forgotten,
         references={name: subjects[name] for name in REFERENCES if name in subjects},
-        untrained=untrained_twins(some, seed=case.seed, trust_factory=trust_factory),
+        untrained=cache(lambda: tuple(answers(twin, case.forget) for twin in twins)),
         relearn_cap=relearn_cap,
     )
 

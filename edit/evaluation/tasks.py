@@ -1,10 +1,9 @@
 """The measurements that an evaluation is made of: one row each, with what it needs and costs."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from bandstop.edit.classifier import Classifier
 from bandstop.edit.evaluation.accuracies import accuracies, over_forgot, worst_class_drop
 from bandstop.edit.evaluation.bn_reestimate import bn_reestimate_acc
 from bandstop.edit.evaluation.cka import cka, cka_to
@@ -12,7 +11,7 @@ from bandstop.edit.evaluation.confidence_attacks import mia_entropy, mia_svc, mi
 from bandstop.edit.evaluation.divergence import activation_distance, js_div, zrf
 from bandstop.edit.evaluation.measure import Measure
 from bandstop.edit.evaluation.neighbours import cmia_auc, neighbour_auc, neighbour_tv
-from bandstop.edit.evaluation.observed import Case, Subject
+from bandstop.edit.evaluation.observed import Answers, Case, Subject
 from bandstop.edit.evaluation.probe import probe
 from bandstop.edit.evaluation.prototypes import prototype_acc
 from bandstop.edit.evaluation.relearn import relearn_epochs
@@ -33,7 +32,8 @@ class World:
         train: all training images, with those that were to be forgotten.
         ratio: retained training images for each one to forget, in all the data.
         references: the networks to compare with, as far as they are there.
-        untrained: networks with random weights.
+        untrained: gives what networks with random weights answer to the images to forget; asked
+            once, and only where a measurement needs it.
         relearn_cap: epochs of relearning at most.
     """
 
@@ -41,7 +41,7 @@ class World:
     train: ImageSet
     ratio: float
     references: Mapping[Reference, Subject]
-    untrained: tuple[Classifier, ...]
+    untrained: Callable[[], Sequence[Answers]]
     relearn_cap: int = 20
 
 
@@ -101,7 +101,7 @@ def _loss(subject: Subject, world: World) -> Found:
 
 
 def _zrf(subject: Subject, world: World) -> Found:
-    return Found({"zrf": zrf(subject, world.case, world.untrained)})
+    return Found({"zrf": zrf(subject, world.untrained())})
 
 
 def _divergence(subject: Subject, world: World) -> Found:
