@@ -21,6 +21,7 @@ from torch.optim import SGD
 from bandstop.edit import team
 from bandstop.edit.accuracy import logits
 from bandstop.edit.adversarial import Adversaries, Attack, adversaries
+from bandstop.edit.baselines.training import Draws
 from bandstop.edit.batchnorm import BatchNorm, fold_batchnorm, freeze_
 from bandstop.edit.classifier import Classifier
 from bandstop.edit.edits import WeightEdit, changed
@@ -28,8 +29,9 @@ from bandstop.edit.errors import InputError
 from bandstop.edit.images import ImageSet
 from bandstop.edit.importance import importance, protection
 from bandstop.edit.journal import Journal
-from bandstop.edit.l2ul_objective import Task, objective
-from bandstop.edit.l2ul_run import Run, Status, check_moved, rates
+from bandstop.edit.l2ul_objective import objective
+from bandstop.edit.l2ul_run import Run, Status, check_moved, look_, rates, slow_down_
+from bandstop.edit.l2ul_task import Rest, Task
 from bandstop.edit.method import Splits, check_numbers
 from bandstop.edit.progress import progress
 from bandstop.edit.relabel import as_answered, new_labels
@@ -68,6 +70,10 @@ class L2UL:
         margin: of push margin, in logits.
         hold: what adversaries shall be: their target, as in the paper, or the answer that the
             network gives to them before.
+        retained: training images a step, drawn from all that stay, that keep the answers that they
+            had before; 0 is the paper's way, which needs no other training image.
+        settle: steps that follow once all is forgotten, at rates that fall to 0: what stays comes
+            back while what was forgotten is watched. Of use with `retained`.
         check_every: steps between two looks at whether all is forgotten.
         max_steps: at most.
         seed: of targets, first perturbations and random labels.
@@ -91,6 +97,8 @@ class L2UL:
     push: Literal["climb", "margin"] = "margin"
     margin: float = 0.5
     hold: Literal["target", "answer"] = "answer"
+    retained: int = 0
+    settle: int = 0
     check_every: int = 1
     max_steps: int = 2000
     seed: int = 0
@@ -99,7 +107,7 @@ class L2UL:
         """Refuse settings that nothing can be unlearnt with, all at once."""
         above = ("eps", "attack_rate", "lr", "importance_batch", "batch", "forget_batch")
         zero = ("adversarial", "attack_steps", "penalty", "depth", "momentum", "weight_decay")
-        check_numbers(self, (*above, "check_every", "max_steps"), zero)
+        check_numbers(self, (*above, "check_every", "max_steps"), (*zero, "retained", "settle"))
 
     def __call__(
         self,
@@ -114,7 +122,7 @@ class L2UL:
             model: what is to forget.
             request: of instances; its labels are for `goal` relabel.
             data: only its forgotten images are used, those of earlier edits too, which must not
-                come back.
+                come back; and its retained ones where `retained` says so.
             journal: where the state is noted, to go on from; its cache keeps adversarial images.
 
         Raises:
@@ -174,7 +182,10 @@ class L2UL:
         answers = None
         if hold is not None and self.hold == "answer":
             answers = logits(model, hold).softmax(1)
-        return Task(forget, self.goal == "relabel", hold, answers, start, held)
+        rest = None
+        if self.retained:
+            rest = Rest(Draws(data.retain, self.retained, self.seed, augment=False), model)
+        return Task(forget, self.goal == "relabel", hold, answers, start, held, rest)
 
     def _start(self, model: Classifier) -> Run:
         student = copy.deepcopy(model)
@@ -192,12 +203,14 @@ class L2UL:
             self._step_(run, task)
             status = self._look_(run, task)
             journal.note_(run.state)
-        return status or "cap"
+        return status or ("cap" if run.left else "forgot")
 
     def _step_(self, run: Run, task: Task) -> None:
         student = run.student.train()
         if self.bn == "freeze":
             freeze_(student.network)
+        if run.forgot_at is not None:
+            slow_down_(run.mover, 1 - (run.step - run.forgot_at) / self.settle)
         forget = task.instances(self.forget_batch, run.step)
         hold = task.holding(self.batch, run.step)
         with global_draws(seeded(self.seed, run.step), student.mean.device):
@@ -226,12 +239,9 @@ class L2UL:
         loss = F.cross_entropy(answers, task.forget.labels).item()
         if not math.isfinite(loss):
             return "diverged"
-        left = task.left(answers).double().mean().item()
-        if left < run.left:
-            run.left = left
-            run.best = {k: v.clone() for k, v in run.student.network.state_dict().items()}
-        if not left:
-            return "forgot"
+        ended = look_(run, task.left(answers).double().mean().item(), self.settle)
+        if ended is not None:
+            return ended
         return "diverged" if loss > _COLLAPSE * math.log(answers.shape[1]) else None
 
 

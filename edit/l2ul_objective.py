@@ -1,6 +1,5 @@
 """What L2UL minimises in a step: forget some instances, hold the boundaries, hold the weights."""
 
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -9,50 +8,10 @@ from torch.nn import functional as F
 
 from bandstop.edit import team
 from bandstop.edit.classifier import Classifier
-from bandstop.edit.images import ImageSet
-from bandstop.edit.importance import ByName, penalty
+from bandstop.edit.importance import penalty
+from bandstop.edit.l2ul_task import Batch, Task
 
-Batch = tuple[Tensor, Tensor]  # images (n, c, h, w), and labels (n,) or probabilities (n, C)
 Push = Literal["climb", "margin"]
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """What is to be reached.
-
-    Attributes:
-        forget: the instances; labels are those that they have, or shall have.
-        relabel: whether labels are those that they shall have.
-        adversaries: images that hold the boundaries, with their targets; None: none.
-        answers: probabilities (n, C) that the adversaries shall keep, in place of their targets.
-        start: parameter name -> value before the first step.
-        held: parameter name -> how much each entry is held, in [0, 1]; None: not at all.
-    """
-
-    forget: ImageSet
-    relabel: bool
-    adversaries: ImageSet | None
-    answers: Tensor | None
-    start: ByName
-    held: ByName | None
-
-    def left(self, answers: Tensor) -> Tensor:
-        """Return which instances (k,) are not where they shall be, by their logits (k, C)."""
-        own = answers.argmax(1) == self.forget.labels
-        return ~own if self.relabel else own
-
-    def instances(self, size: int, step: int) -> Batch:
-        """Return the `size` instances at most whose turn it is at `step`."""
-        part = turn(len(self.forget), size, step)
-        return next(self.forget.take(part).batches(size))
-
-    def holding(self, size: int, step: int) -> Batch | None:
-        """Return the `size` adversaries at most whose turn it is, and what they shall be."""
-        if self.adversaries is None:
-            return None
-        part = turn(len(self.adversaries), size, step)
-        image, target = next(self.adversaries.take(part).batches(size))
-        return image, target if self.answers is None else self.answers[part]
 
 
 def objective(
@@ -120,10 +79,3 @@ def _answers(student: Classifier, image: Tensor) -> Tensor:
     """Return the logits of this process's share of a batch."""
     answers: Tensor = student(image[team.share(len(image))].to(student.mean))
     return answers
-
-
-def turn(count: int, size: int, step: int) -> Tensor:
-    """Return the positions of the at most `size` of `count` things whose turn it is at `step`."""
-    rounds = -(-count // size)
-    first = (step % rounds) * size
-    return torch.arange(first, min(first + size, count))

@@ -29,6 +29,7 @@ class Run:
         losses: of each step.
         left: share of the instances that is not where it shall be, at its lowest.
         best: the state dict of the network then.
+        forgot_at: the step at which all instances were first where they shall be.
     """
 
     student: Classifier
@@ -37,6 +38,7 @@ class Run:
     losses: list[float] = field(default_factory=list)
     left: float = math.inf
     best: Mapping[str, Tensor] = field(default_factory=dict)
+    forgot_at: int | None = None
 
     def state(self) -> State:
         """Return all that decides how the run goes on."""
@@ -47,6 +49,7 @@ class Run:
             "losses": list(self.losses),
             "left": self.left,
             "best": dict(self.best),
+            "forgot_at": self.forgot_at,
         }
 
     def restore_(self, journal: Journal) -> None:
@@ -63,9 +66,28 @@ class Run:
             self.mover.load_state_dict(state["optimizer"])
             self.step, self.losses = state["step"], state["losses"]
             self.left, self.best = state["left"], state["best"]
+            self.forgot_at = state["forgot_at"]
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             assert journal.file is not None  # it was read
             raise corrupt(journal.file) from error
+
+
+def look_(run: Run, left: float, settle: int) -> Status | None:
+    """Keep the weights if they are the best so far; return that the run has ended, or None.
+
+    Args:
+        run: between two steps.
+        left: share of the instances that is not where it shall be.
+        settle: steps that follow once all are.
+    """
+    settling = run.forgot_at is not None
+    if left < run.left or (settling and left == run.left):
+        run.left = left
+        run.best = {k: v.clone() for k, v in run.student.network.state_dict().items()}
+    if not left and run.forgot_at is None:
+        run.forgot_at = run.step
+    done = run.forgot_at is not None and run.step - run.forgot_at >= settle
+    return "forgot" if done else None
 
 
 def check_moved(run: Run, status: Status, left_before: float) -> None:
@@ -90,7 +112,13 @@ def rates(network: nn.Module, lr: float, depth: float) -> list[dict[str, object]
     layers: dict[str, list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
         layers.setdefault(name.rpartition(".")[0], []).append(parameter)
+    each = {name: lr * (i / len(layers)) ** depth for i, name in enumerate(layers, 1)}
     return [
-        {"params": own, "lr": lr * (i / len(layers)) ** depth}
-        for i, own in enumerate(layers.values(), 1)
+        {"params": own, "lr": each[name], "initial_lr": each[name]} for name, own in layers.items()
     ]
+
+
+def slow_down_(mover: Optimizer, share: float) -> None:
+    """Let every group learn at `share` of its rate."""
+    for group in mover.param_groups:
+        group["lr"] = share * group["initial_lr"]

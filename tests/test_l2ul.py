@@ -11,21 +11,24 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.optim import SGD
 
 from bandstop.edit.accuracy import logits
+from bandstop.edit.baselines.training import Draws
 from bandstop.edit.classifier import Arch, Classifier
 from bandstop.edit.edits import WeightEdit, edited
 from bandstop.edit.errors import ArtifactError, DivergedError, InputError, NothingForgottenError
 from bandstop.edit.images import DataSplits, ImageSet
 from bandstop.edit.journal import Journal, State
 from bandstop.edit.l2ul import L2UL, PAPER
-from bandstop.edit.l2ul_objective import Task, objective, pushed, turn
-from bandstop.edit.l2ul_run import rates
+from bandstop.edit.l2ul_objective import objective, pushed
+from bandstop.edit.l2ul_run import Run, look_, rates, slow_down_
+from bandstop.edit.l2ul_task import Rest, Task, turn
 from bandstop.edit.method import Splits, split
 from bandstop.edit.request import ForgetRequest
 from bandstop.edit.train import Recipe, train
 from bandstop.edit.unlearn import unlearn
-from tests.networks import corners, tiny
+from tests.networks import corners, noise, tiny
 
 # ten instances of the bright corners, which a network learns by heart at once
 DATA = DataSplits(
@@ -37,6 +40,8 @@ REQUEST = ForgetRequest(instances=CHOSEN)
 QUICK = replace(
     PAPER, adversarial=3, attack_steps=3, eps=1.0, batch=8, lr=0.01, penalty=0.1, max_steps=200
 )
+
+SETTLED = replace(QUICK, bn="freeze", push="margin", margin=0.5)
 
 
 @functools.cache
@@ -57,7 +62,7 @@ def answers(edit: WeightEdit, images: ImageSet) -> Tensor:
     return logits(edited(learnt(), edit), images).argmax(1)
 
 
-@pytest.mark.parametrize("method", [QUICK, replace(QUICK, bn="freeze", push="margin", margin=0.5)])
+@pytest.mark.parametrize("method", [QUICK, SETTLED])
 def test_no_instance_keeps_its_label(method: L2UL) -> None:
     edit = forget(method)
     instances = split(DATA, REQUEST).forget
@@ -75,6 +80,64 @@ def test_our_own_setting_forgets_and_keeps_more() -> None:
         assert edit.found["left"] == 0
         kept[name] = (answers(edit, DATA.test) == DATA.test.labels).double().mean().item()
     assert kept["ours"] >= kept["paper"]
+
+
+def test_images_that_stay_hold_their_answers() -> None:
+    """Alone, with adversaries that have targets, and with adversaries that have answers."""
+    images, model = corners(12, seed=3), learnt()
+    rest = Rest(Draws(images, 5, seed=0, augment=False), model)
+    image, answer = rest(2)
+    torch.testing.assert_close(answer, model(image).softmax(1).detach())
+    assert not torch.equal(image, rest(1)[0])
+    instances, others = corners(4), corners(6, seed=5)
+    assert Task(instances, False, None, None, {}, None).holding(3, 2) is None
+    alone = Task(instances, False, None, None, {}, None, rest).holding(3, 2)
+    assert alone is not None
+    assert torch.equal(alone[1], answer)
+    given = noise(6, 4).softmax(1)
+    for answers, wanted in ((None, F.one_hot(others.labels[:3], 4)), (given, given[:3])):
+        both = Task(instances, False, others, answers, {}, None, rest).holding(3, 2)
+        assert both is not None
+        assert torch.equal(both[0][3:], image)
+        torch.testing.assert_close(both[1], torch.cat((wanted.float(), answer)))
+
+
+def test_after_all_is_forgotten_it_settles_at_falling_rates() -> None:
+    at_once = forget(replace(SETTLED, retained=4, max_steps=400))
+    later = forget(replace(SETTLED, retained=4, max_steps=400, settle=10))
+    for edit in (at_once, later):
+        assert (edit.found["status"], edit.found["left"]) == ("forgot", 0)
+    assert int(str(later.found["steps"])) == int(str(at_once.found["steps"])) + 10
+    instances = split(DATA, REQUEST).forget
+    assert not (answers(later, instances) == instances.labels).any()
+
+
+def test_every_rate_falls_by_the_same_share() -> None:
+    mover = SGD(rates(learnt().network, 0.1, depth=2.0), 0.1)
+    before = [group["lr"] for group in mover.param_groups]
+    for share in (0.5, 0.25):  # of the first rates, not of the last
+        slow_down_(mover, share)
+        assert [g["lr"] for g in mover.param_groups] == pytest.approx([share * lr for lr in before])
+
+
+def test_the_last_step_at_which_nothing_is_left_is_kept() -> None:
+    student = learnt()
+    run = Run(copy.deepcopy(student), SGD(student.network.parameters(), 0.1))
+    weight = next(iter(run.student.network.parameters()))
+
+    def look(step: int, left: float, value: float) -> tuple[str | None, float]:
+        run.step = step
+        with torch.no_grad():
+            weight.fill_(value)
+        ended = look_(run, left, settle=2)
+        return ended, float(next(iter(run.best.values())).flatten()[0])
+
+    assert look(1, 0.5, 1.0) == (None, 1.0)
+    assert look(2, 0.5, 2.0) == (None, 1.0)  # no better, and nothing settles yet
+    assert look(3, 0.0, 3.0) == (None, 3.0)
+    assert look(4, 0.25, 4.0) == (None, 3.0)  # one came back
+    assert look(5, 0.0, 5.0) == ("forgot", 5.0)
+    assert run.forgot_at == 3
 
 
 def test_relabelled_instances_are_taken_for_what_was_asked() -> None:
