@@ -1,5 +1,7 @@
 """Small networks and pictures with a known answer, for the tests of several modules."""
 
+from dataclasses import dataclass, field
+
 import torch
 from torch import Tensor, nn
 
@@ -93,3 +95,18 @@ def lively_(network: nn.Module, seed: int = 0) -> nn.Module:
                 nn.init.normal_(module.running_mean, std=0.2)  # type: ignore[arg-type]  # tracked, so a tensor
                 nn.init.uniform_(module.running_var, 0.5, 2.0)  # type: ignore[arg-type]  # same
     return network
+
+
+@dataclass
+class Recorder:
+    """A store of images that remembers which ones were read."""
+
+    images: Tensor
+    read: list[Tensor] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: Tensor, /) -> Tensor:
+        self.read.append(index)
+        return self.images[index]

@@ -3,7 +3,7 @@
 The case that must be red: masks before a BatchNorm hide a class from nobody who has 256 images.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Literal
 
 import pytest
@@ -19,7 +19,7 @@ from bandstop.edit.images import ImageSet
 from bandstop.edit.train import Recipe, train, without_classes
 from tests.baseline_toys import DATA, INSTANCES, learnt, state
 from tests.masked_batchnorm import CASE, OTHERS, accuracies, masked
-from tests.networks import classifier, corners
+from tests.networks import Recorder, classifier, corners
 
 
 def test_masks_before_batchnorm_are_undone_by_unlabelled_images_of_other_classes() -> None:
@@ -63,21 +63,6 @@ def test_the_network_stays_as_it_was() -> None:
     bn_reestimate_acc(hidden, OTHERS, CASE)
     assert all(torch.equal(value, before[name]) for name, value in state(hidden).items())
     assert not any(module.training for module in hidden.modules())
-
-
-@dataclass
-class Recorder:
-    """A store that remembers which images were read."""
-
-    images: Tensor
-    read: list[Tensor] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: Tensor, /) -> Tensor:
-        self.read.append(index)
-        return self.images[index]
 
 
 def test_so_many_images_are_looked_at_as_asked() -> None:

@@ -1,7 +1,7 @@
 """Relearn time on a small network: what is counted, what is trained on, and where it starts."""
 
 import functools
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +13,6 @@ from bandstop.edit.batchnorm import fold_batchnorm
 from bandstop.edit.classifier import Classifier
 from bandstop.edit.edits import WeightEdit, edited
 from bandstop.edit.errors import InputError
-from bandstop.edit.evaluation.head import head_of
 from bandstop.edit.evaluation.observed import Case, Subject, case_of, observe
 from bandstop.edit.evaluation.relearn import (
     Relearned,
@@ -22,11 +21,12 @@ from bandstop.edit.evaluation.relearn import (
     forgotten_images,
     relearn_epochs,
 )
+from bandstop.edit.head import head_of
 from bandstop.edit.images import ImageSet
 from bandstop.edit.method import split
 from bandstop.edit.request import ForgetRequest
 from tests.baseline_toys import CLASS, DATA, INSTANCES, learnt, state
-from tests.networks import corners
+from tests.networks import Recorder, corners
 
 CASE = case_of(DATA, CLASS)
 
@@ -105,21 +105,6 @@ def test_the_network_stays_as_it_was_and_the_same_seed_gives_the_same_curve() ->
     assert not any(p.grad is not None for p in attacked.model.parameters())
     other = relearn_epochs(attacked, original(), DATA.train, replace(CASE, seed=5))
     assert other.curve != relearnt().curve
-
-
-@dataclass
-class Recorder:
-    """A store that remembers which images were read."""
-
-    images: Tensor
-    read: list[Tensor] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: Tensor, /) -> Tensor:
-        self.read.append(index)
-        return self.images[index]
 
 
 def test_each_epoch_shows_fresh_images_of_all_classes() -> None:

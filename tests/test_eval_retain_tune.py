@@ -1,7 +1,7 @@
 """Training on retained images alone: what returns, what does not, and what it may see."""
 
 import functools
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,14 +13,14 @@ from bandstop.edit.batchnorm import fold_batchnorm
 from bandstop.edit.classifier import Classifier
 from bandstop.edit.edits import WeightEdit, edited
 from bandstop.edit.errors import InputError
-from bandstop.edit.evaluation.head import head_of
 from bandstop.edit.evaluation.measure import share
 from bandstop.edit.evaluation.observed import Case, Subject, case_of, observe
 from bandstop.edit.evaluation.retain_tune import check_retained, retain_tune_acc
+from bandstop.edit.head import head_of
 from bandstop.edit.images import ImageSet
 from bandstop.edit.train import Recipe, train, without_classes
 from tests.baseline_toys import CLASS, DATA, INSTANCES, learnt, state
-from tests.networks import classifier, corners
+from tests.networks import Recorder, classifier, corners
 
 CASE = case_of(DATA, CLASS)
 RETAIN = DATA.train.without_classes([2])
@@ -95,21 +95,6 @@ def test_the_network_stays_as_it_was_and_the_same_seed_gives_the_same_number() -
     assert one == two
     after = state(attacked.model)
     assert all(torch.equal(value, after[name]) for name, value in before.items())
-
-
-@dataclass
-class Recorder:
-    """A store that remembers which images were read."""
-
-    images: Tensor
-    read: list[Tensor] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: Tensor, /) -> Tensor:
-        self.read.append(index)
-        return self.images[index]
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,10 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import nn
-
 from bandstop.edit.classifier import Classifier
 from bandstop.edit.edits import WeightEdit
 from bandstop.edit.errors import InputError
+from bandstop.edit.head import head_of
 from bandstop.edit.journal import Journal
 from bandstop.edit.method import Splits
 from bandstop.edit.request import ForgetRequest
@@ -40,22 +39,10 @@ class LogitMask:
         """
         if not request.classes:
             raise InputError("logit-mask hides classes, not instances")
-        name, head = _head(model)
+        name, head = head_of(model)
+        if head.bias is None:
+            raise InputError(f"logit-mask needs a bias a class, and {name} has none")
         weight, bias = head.weight.detach().clone(), head.bias.detach().clone()
         weight[list(request.classes)] = 0
         bias[list(request.classes)] = OFF
         return WeightEdit({f"{name}.weight": weight, f"{name}.bias": bias})
-
-
-def _head(model: Classifier) -> tuple[str, nn.Linear]:
-    """Return the last linear layer that has one output and one bias a class, with its name."""
-    heads = [
-        (name, module)
-        for name, module in model.network.named_modules()
-        if isinstance(module, nn.Linear)
-        and module.out_features == model.num_classes
-        and module.bias is not None
-    ]
-    if not heads:
-        raise InputError(f"logit-mask needs a last linear layer with {model.num_classes} biases")
-    return heads[-1]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from bandstop.edit.classifier import Classifier
-from bandstop.edit.evaluation.head import with_features
+from bandstop.edit.head import with_features
 from bandstop.edit.images import DataSplits, ImageSet
 from bandstop.edit.method import split
 from bandstop.edit.progress import progress

@@ -11,9 +11,9 @@ from bandstop.edit.accuracy import accuracy, accuracy_on
 from bandstop.edit.baselines.training import adam, cross_entropy, trained
 from bandstop.edit.classifier import Classifier
 from bandstop.edit.errors import InputError
-from bandstop.edit.evaluation.head import head_of
 from bandstop.edit.evaluation.measure import Measure
 from bandstop.edit.evaluation.observed import Answers, Case, Subject
+from bandstop.edit.head import head_of
 from bandstop.edit.images import ImageSet
 from bandstop.edit.seeds import seeded
 
