@@ -29,7 +29,7 @@ from bandstop.edit.errors import InputError
 from bandstop.edit.images import ImageSet
 from bandstop.edit.importance import importance, protection
 from bandstop.edit.journal import Journal
-from bandstop.edit.l2ul_objective import objective
+from bandstop.edit.l2ul_objective import objective, pushed
 from bandstop.edit.l2ul_run import Run, Status, check_moved, look_, rates, slow_down_
 from bandstop.edit.l2ul_task import Rest, Task
 from bandstop.edit.method import Splits, check_numbers
@@ -68,6 +68,9 @@ class L2UL:
             folds it first.
         push: climb, as in the paper, or margin (see `pushed`).
         margin: of push margin, in logits.
+        focus: whether a step takes its instances from those alone that are still pushed, by the
+            last look. Where they are many, the last few would else seldom have their turn.
+        weight: of an instance's loss against that of an image that holds.
         hold: what adversaries shall be: their target, as in the paper, or the answer that the
             network gives to them before.
         retained: training images a step, drawn from all that stay, that keep the answers that they
@@ -96,6 +99,8 @@ class L2UL:
     bn: Literal["train", "freeze"] = "freeze"
     push: Literal["climb", "margin"] = "margin"
     margin: float = 0.5
+    focus: bool = False
+    weight: float = 1.0
     hold: Literal["target", "answer"] = "answer"
     retained: int = 0
     settle: int = 0
@@ -105,7 +110,7 @@ class L2UL:
 
     def __post_init__(self) -> None:
         """Refuse settings that nothing can be unlearnt with, all at once."""
-        above = ("eps", "attack_rate", "lr", "importance_batch", "batch", "forget_batch")
+        above = ("eps", "attack_rate", "lr", "importance_batch", "batch", "forget_batch", "weight")
         zero = ("adversarial", "attack_steps", "penalty", "depth", "momentum", "weight_decay")
         check_numbers(self, (*above, "check_every", "max_steps"), (*zero, "retained", "settle"))
 
@@ -211,7 +216,7 @@ class L2UL:
             freeze_(student.network)
         if run.forgot_at is not None:
             slow_down_(run.mover, 1 - (run.step - run.forgot_at) / self.settle)
-        forget = task.instances(self.forget_batch, run.step)
+        forget = task.instances(self.forget_batch, run.step, run.near)
         hold = task.holding(self.batch, run.step)
         with global_draws(seeded(self.seed, run.step), student.mean.device):
             value, total = objective(
@@ -221,6 +226,7 @@ class L2UL:
                 hold,
                 push=self.push,
                 margin=self.margin,
+                weight=self.weight,
                 strength=self.penalty,
             )
         run.losses.append(total)
@@ -239,6 +245,15 @@ class L2UL:
         loss = F.cross_entropy(answers, task.forget.labels).item()
         if not math.isfinite(loss):
             return "diverged"
+        if self.focus:
+            losses = pushed(
+                answers,
+                task.forget.labels,
+                relabel=task.relabel,
+                push=self.push,
+                margin=self.margin,
+            )
+            run.near = losses.nonzero()[:, 0]
         ended = look_(run, task.left(answers).double().mean().item(), self.settle)
         if ended is not None:
             return ended

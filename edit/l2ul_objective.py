@@ -22,11 +22,13 @@ def objective(
     *,
     push: Push = "climb",
     margin: float = 0.0,
+    weight: float = 1.0,
     strength: float = 0.0,
 ) -> tuple[Tensor, float]:
     """Return this process's share of the loss, for its gradient, and the loss (section 3).
 
-    The loss is `w_f L_forget + w_a CE(adversaries) + strength R`, w by the sizes of the batches.
+    The loss is `w_f L_forget + w_a CE(adversaries) + strength R`, w by the sizes of the batches,
+    that of the instances times `weight`.
 
     Args:
         student: in training; BatchNorm sees the two batches one after the other.
@@ -35,13 +37,14 @@ def objective(
         hold: adversaries; None: none.
         push: what L_forget is, see `pushed`.
         margin: see `pushed`.
+        weight: of an instance's loss against that of an image that holds.
         strength: of R.
     """
     image, label = forget
     answers = _answers(student, image)
     mine = label[team.share(len(label))].to(answers.device)
     losses = pushed(answers, mine, relabel=task.relabel, push=push, margin=margin)
-    value, counts = team.of_all(losses, len(label)).sum(), len(label)
+    value, counts = weight * team.of_all(losses, len(label)).sum(), weight * len(label)
     if hold is not None:
         image, wanted = hold
         answers = _answers(student, image)

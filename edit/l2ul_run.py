@@ -30,6 +30,7 @@ class Run:
         left: share of the instances that is not where it shall be, at its lowest.
         best: the state dict of the network then.
         forgot_at: the step at which all instances were first where they shall be.
+        near: positions of the instances that are still pushed, by the last look; None: all.
     """
 
     student: Classifier
@@ -39,6 +40,7 @@ class Run:
     left: float = math.inf
     best: Mapping[str, Tensor] = field(default_factory=dict)
     forgot_at: int | None = None
+    near: Tensor | None = None
 
     def state(self) -> State:
         """Return all that decides how the run goes on."""
@@ -50,6 +52,7 @@ class Run:
             "left": self.left,
             "best": dict(self.best),
             "forgot_at": self.forgot_at,
+            "near": self.near,
         }
 
     def restore_(self, journal: Journal) -> None:
@@ -66,7 +69,7 @@ class Run:
             self.mover.load_state_dict(state["optimizer"])
             self.step, self.losses = state["step"], state["losses"]
             self.left, self.best = state["left"], state["best"]
-            self.forgot_at = state["forgot_at"]
+            self.forgot_at, self.near = state["forgot_at"], state["near"]
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             assert journal.file is not None  # it was read
             raise corrupt(journal.file) from error

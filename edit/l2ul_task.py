@@ -41,9 +41,10 @@ class Task:
         own = answers.argmax(1) == self.forget.labels
         return ~own if self.relabel else own
 
-    def instances(self, size: int, step: int) -> Batch:
-        """Return the `size` instances at most whose turn it is at `step`."""
-        part = turn(len(self.forget), size, step)
+    def instances(self, size: int, step: int, among: Tensor | None = None) -> Batch:
+        """Return the `size` instances at most whose turn it is, of those at `among` or of all."""
+        every = torch.arange(len(self.forget)) if among is None or not len(among) else among
+        part = every[turn(len(every), size, step)]
         return next(self.forget.take(part).batches(size))
 
     def holding(self, size: int, step: int) -> Batch | None:

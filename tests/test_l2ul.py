@@ -102,6 +102,34 @@ def test_images_that_stay_hold_their_answers() -> None:
         torch.testing.assert_close(both[1], torch.cat((wanted.float(), answer)))
 
 
+def test_a_step_takes_its_instances_from_those_that_are_still_pushed() -> None:
+    task = Task(corners(10), False, None, None, {}, None)
+    among = torch.tensor([1, 4, 5, 9])
+    labels = [task.instances(3, step, among)[1].tolist() for step in range(3)]
+    assert labels == [[1, 0, 1], [1], [1, 0, 1]]  # a class is its number modulo 4
+    assert len(task.instances(3, 0, among[:0])[1]) == 3  # nothing is pushed: all have their turn
+
+
+def test_with_focus_the_last_few_have_every_turn() -> None:
+    one_by_one = replace(SETTLED, forget_batch=1, adversarial=0, penalty=0.0)
+    steps = [
+        int(str(forget(replace(one_by_one, focus=focus)).found["steps"])) for focus in (False, True)
+    ]
+    assert steps[1] < steps[0]
+
+
+def test_an_instance_may_weigh_more_than_an_image_that_holds() -> None:
+    task = Task(corners(4), False, corners(8, seed=5), None, {}, None)
+    model = learnt()
+    parts = task.instances(4, 0), task.holding(8, 0)
+    alone, both, heavy = (
+        objective(copy.deepcopy(model), task, parts[0], hold, push="climb", weight=weight)[1]
+        for hold, weight in ((None, 1.0), (parts[1], 1.0), (parts[1], 3.0))
+    )
+    held = (both * 12 - alone * 4) / 8
+    assert heavy == pytest.approx((3 * 4 * alone + 8 * held) / (3 * 4 + 8), rel=1e-4)
+
+
 def test_after_all_is_forgotten_it_settles_at_falling_rates() -> None:
     at_once = forget(replace(SETTLED, retained=4, max_steps=400))
     later = forget(replace(SETTLED, retained=4, max_steps=400, settle=10))
