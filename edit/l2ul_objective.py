@@ -1,5 +1,6 @@
 """What L2UL minimises in a step: forget some instances, hold the boundaries, hold the weights."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -31,7 +32,7 @@ def objective(
     that of the instances times `weight`.
 
     Args:
-        student: in training; BatchNorm sees the two batches one after the other.
+        student: in training.
         task: tells what the labels mean, and what R holds.
         forget: instances.
         hold: adversaries; None: none.
@@ -40,18 +41,18 @@ def objective(
         weight: of an instance's loss against that of an image that holds.
         strength: of R.
     """
-    image, label = forget
-    answers = _answers(student, image)
-    mine = label[team.share(len(label))].to(answers.device)
-    losses = pushed(answers, mine, relabel=task.relabel, push=push, margin=margin)
-    value, counts = weight * team.of_all(losses, len(label)).sum(), weight * len(label)
+    parts = [forget] if hold is None else [forget, hold]
+    wanted = [label[team.share(len(label))] for _, label in parts]
+    answers = _answers(student, [image for image, _ in parts], together=task.rest is not None)
+    label = wanted[0].to(answers[0].device)
+    losses = pushed(answers[0], label, relabel=task.relabel, push=push, margin=margin)
+    value = weight * team.of_all(losses, len(forget[1])).sum()
+    counts = weight * len(forget[1])
     if hold is not None:
-        image, wanted = hold
-        answers = _answers(student, image)
-        own = wanted[team.share(len(wanted))].to(answers.device)
-        losses = F.cross_entropy(answers, own, reduction="none")
-        value = value + team.of_all(losses, len(wanted)).sum()
-        counts += len(wanted)
+        own = wanted[1].to(answers[1].device)
+        losses = F.cross_entropy(answers[1], own, reduction="none")
+        value = value + team.of_all(losses, len(hold[1])).sum()
+        counts += len(hold[1])
     value = value / counts
     total = float(value.detach())
     if task.held is not None and strength:
@@ -78,7 +79,15 @@ def pushed(answers: Tensor, label: Tensor, *, relabel: bool, push: Push, margin:
     return F.relu(ahead + margin)
 
 
-def _answers(student: Classifier, image: Tensor) -> Tensor:
-    """Return the logits of this process's share of a batch."""
-    answers: Tensor = student(image[team.share(len(image))].to(student.mean))
-    return answers
+def _answers(student: Classifier, images: Sequence[Tensor], *, together: bool) -> list[Tensor]:
+    """Return the logits of this process's share of each batch.
+
+    In training BatchNorm sees the batches one after the other, as in the paper's code, or together.
+    A batch of instances alone has statistics of its own: what is forgotten under these is known
+    again under those of all images.
+    """
+    mine = [image[team.share(len(image))].to(student.mean) for image in images]
+    if not together:
+        return [student(image) for image in mine]
+    answers: Tensor = student(torch.cat(mine))
+    return list(answers.split([len(image) for image in mine]))

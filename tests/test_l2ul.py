@@ -118,6 +118,23 @@ def test_with_focus_the_last_few_have_every_turn() -> None:
     assert steps[1] < steps[0]
 
 
+def test_with_images_that_stay_batchnorm_sees_all_at_once() -> None:
+    """Else what is forgotten under the statistics of instances alone is known again in use."""
+    model, instances = learnt(), corners(4)
+    rest = Rest(Draws(corners(12, seed=3), 5, seed=0, augment=False), model)
+    task = Task(instances, False, None, None, {}, None, rest)
+    parts = task.instances(4, 0), task.holding(8, 0)
+    assert parts[1] is not None
+    _, apart = objective(copy.deepcopy(model).train(), replace(task, rest=None), *parts)
+    _, joint = objective(copy.deepcopy(model).train(), task, *parts)
+    with torch.no_grad():
+        answers = copy.deepcopy(model).train()(torch.cat((parts[0][0], parts[1][0])))
+    own = -F.cross_entropy(answers[:4], instances.labels, reduction="sum")
+    held = F.cross_entropy(answers[4:], parts[1][1], reduction="sum")
+    assert joint == pytest.approx(float(own + held) / 9, rel=1e-5)
+    assert joint != pytest.approx(apart, rel=1e-2)
+
+
 def test_an_instance_may_weigh_more_than_an_image_that_holds() -> None:
     task = Task(corners(4), False, corners(8, seed=5), None, {}, None)
     model = learnt()
