@@ -4,6 +4,8 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 SEED ?= 0
+# of each of the three; needs atheris: pip install --group fuzz
+FUZZ_SECONDS ?= 200
 export BANDSTOP_HOME := $(CURDIR)/$(VENV)/bandstop
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -20,6 +22,7 @@ lint: $(VENV)/.ready
 
 check-long: setup
 	$(BIN)/python -m pytest -q -m long
+	for part in manifest weights graphs; do $(BIN)/python -m tests.fuzz $$part $(FUZZ_SECONDS) || exit 1; done
 
 # the models in triton_repo, made anew by the demo
 triton-repo: setup

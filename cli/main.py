@@ -32,6 +32,14 @@ COMMANDS = {
     ),
     "gate": Subcommand("bandstop.cli.gate:app", "Hold an evaluation against thresholds."),
     "export": Subcommand("bandstop.cli.export:app", "Turn an artifact into an ONNX release."),
+    "keygen": Subcommand("bandstop.cli.keygen:app", "Make a pair of keys to sign with."),
+    "sign": Subcommand("bandstop.cli.sign:app", "Sign a release, and say what it replaces."),
+    "statement": Subcommand(
+        "bandstop.cli.statement:app", "Tell an auditor what was done and measured, signed."
+    ),
+    "verify": Subcommand(
+        "bandstop.cli.verify:app", "Check an artifact, release, served version or statement."
+    ),
     "repo": Subcommand("bandstop.cli.repo:app", "Publish releases into a Triton model repository."),
     "serve": Subcommand("bandstop.cli.serve:app", "Start a real Triton on a model repository."),
     "predict": Subcommand("bandstop.cli.predict:app", "Classify images through a served model."),

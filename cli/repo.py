@@ -59,7 +59,8 @@ def run_list(repo: Repository, as_json: AsJson = False) -> None:
 def _forgets(record: ReleaseRecord | None) -> str:
     if record is None:
         return ""
-    told = [record.class_names[c] for c in (*record.forget.classes, *record.forget.always)]
+    classes = (*record.forget.classes, *record.forget.always)
+    told = [record.class_names[c] or f"#{c}" for c in classes]
     if record.forget.instances:
         told.append(f"{record.forget.instances} training images")
     if record.forget.slots:

@@ -1,5 +1,6 @@
 """A method's settings as a user gives them: a YAML file, and `key=value` on top."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,9 +33,17 @@ def _read_value(text: str, value: str) -> object:
 
 def _read_yaml(config: Path) -> dict[str, object]:
     try:
-        given = yaml.safe_load(config.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        text = config.read_text()
+        given, root = yaml.safe_load(text), yaml.compose(text, yaml.SafeLoader)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise InputError(f"{config}: not readable YAML ({' '.join(str(error).split())})") from error
-    if not isinstance(given, dict) or not all(isinstance(key, str) for key in given):
+    if (
+        not isinstance(root, yaml.MappingNode)
+        or not isinstance(given, dict)
+        or not all(isinstance(key, str) for key in given)
+    ):
         raise InputError(f"{config}: expected a mapping of settings")
+    keys = Counter(str(key.value) for key, _ in root.value)  # YAML takes the last
+    if twice := [key for key, times in keys.items() if times > 1]:
+        raise InputError(f"{config}: given twice: {', '.join(twice)}")
     return given

@@ -17,7 +17,8 @@ class Prediction:
     """What the model says of one image.
 
     Attributes:
-        names: of the classes, the most probable first.
+        names: of the classes, the most probable first; `#3` where class 3 has no name, as one that
+            a baked model forgot.
         probabilities: of these classes; over all classes they sum to 1.
         version: of the model that answered.
         applied: the classes forgotten for this image, by index, without repeats; empty for a
@@ -43,7 +44,7 @@ def predictions(
     for answer in answers:
         for row, applied in zip(softmax(answer.logits), answer.applied.tolist(), strict=True):
             best = np.argsort(-row, kind="stable")[:keep]  # of equals, the lower index first
-            names = tuple(labels[i] for i in best)
+            names = tuple(labels[i] or f"#{i}" for i in best)
             forgotten = tuple(dict.fromkeys(applied))
             found.append(Prediction(names, tuple(row[best].tolist()), answer.version, forgotten))
     return found

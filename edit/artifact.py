@@ -16,7 +16,6 @@ from pydantic import Field, JsonValue, ValidationError
 from torch import Tensor
 
 from bandstop.edit import tensors
-from bandstop.edit.arch import build
 from bandstop.edit.batchnorm import fold_batchnorm
 from bandstop.edit.classifier import Classifier
 from bandstop.edit.edits import Edit, GateEdit, fold
@@ -32,6 +31,7 @@ from bandstop.edit.records import (
     misfits,
 )
 from bandstop.edit.request import ForgetRequest
+from bandstop.edit.skeleton import skeleton
 from bandstop.edit.storage import (
     canonical_json,
     library_versions,
@@ -187,7 +187,7 @@ def load_artifact(path: Path, *, trust_factory: bool = False) -> Artifact:
     """
     manifest = read_manifest(path)
     files = {name: _checked(path / name, record) for name, record in manifest.files.items()}
-    model = _skeleton(manifest, trust_factory=trust_factory)
+    model = _classifier(manifest, len(files["model.safetensors"]), trust_factory=trust_factory)
     state = tensors.load(files["model.safetensors"], model.network.state_dict(), f"{path}/{MODEL}")
     model.network.load_state_dict(state)
     if manifest.kind == "weights":
@@ -207,10 +207,13 @@ def read_manifest(path: Path) -> Manifest:
         raise ArtifactError(f"{path}: not an artifact, expected a folder with a {MANIFEST}")
     if file.stat().st_size > _MANIFEST_LIMIT:
         raise ArtifactError(f"{file}: larger than {_MANIFEST_LIMIT} bytes")
+    content = file.read_bytes()
     try:
-        manifest = Manifest.model_validate_json(file.read_bytes())
+        manifest = Manifest.model_validate_json(content)
     except ValidationError as error:
         raise ArtifactError(f"{file}: not a valid manifest: {misfits(error)}") from error
+    if twice := tensors.named_twice(content):
+        raise ArtifactError(f"{file}: not a valid manifest: names {', '.join(twice)} twice")
     wanted = {MODEL} | ({GATES} if manifest.kind == "gates" else set())
     if set(manifest.files) != wanted:
         raise ArtifactError(f"{file}: lists {sorted(manifest.files)}, expected {sorted(wanted)}")
@@ -238,12 +241,11 @@ def _checked(file: Path, record: FileRecord) -> bytes:
     return data
 
 
-def _skeleton(manifest: Manifest, *, trust_factory: bool) -> Classifier:
+def _classifier(manifest: Manifest, stored: int, *, trust_factory: bool) -> Classifier:
     """Return the classifier that the manifest describes, with arbitrary weights."""
     prep, arch = manifest.preprocess.preprocess(), manifest.arch.arch()
-    network = build(
-        arch, len(manifest.class_names), prep.channels, prep.size, trust_factory=trust_factory
-    )
+    count = len(manifest.class_names)
+    network = skeleton(arch, count, prep, stored, trust_factory=trust_factory)
     model = Classifier(network, arch, prep, tuple(manifest.class_names))
     if not manifest.bn_folded:
         return model
@@ -258,7 +260,8 @@ def _load_masks(
     unknown = [name for name in header if name not in state or not state[name].ndim]
     if unknown:
         raise ArtifactError(f"{path}/{GATES}: masks for unknown parameters {unknown[:8]}")
-    expected = {name: torch.empty(num_classes, len(state[name])) for name in header}
+    shapes = {name: (num_classes, len(state[name])) for name in header}
+    expected = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
     masks = tensors.load(data, expected, f"{path}/{GATES}")
     outside = [n for n, m in masks.items() if bool(((m < 0) | (m > 1)).any())]
     if outside or not masks:

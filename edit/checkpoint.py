@@ -8,7 +8,6 @@ from typing import Literal
 from pydantic import ValidationError
 
 from bandstop.edit import tensors
-from bandstop.edit.arch import build
 from bandstop.edit.classifier import Classifier
 from bandstop.edit.errors import ArtifactError, InputError
 from bandstop.edit.records import (
@@ -19,6 +18,7 @@ from bandstop.edit.records import (
     description,
     misfits,
 )
+from bandstop.edit.skeleton import skeleton
 from bandstop.edit.storage import canonical_json, library_versions, write_file
 from bandstop.edit.train import Recipe
 
@@ -106,9 +106,9 @@ def load_checkpoint(path: Path, *, trust_factory: bool = False) -> Classifier:
     prep = record.preprocess.preprocess()
     arch, names = record.arch.arch(), tuple(record.class_names)
     try:
-        network = build(arch, len(names), prep.channels, prep.size, trust_factory=trust_factory)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
+        network = skeleton(arch, len(names), prep, len(data), trust_factory=trust_factory)
+    except (InputError, ArtifactError) as error:
+        raise type(error)(f"{path}: {error}") from error
     network.load_state_dict(tensors.load(data, network.state_dict(), str(path)))
     return Classifier(network, arch, prep, names)
 

@@ -2,6 +2,7 @@
 
 import pickle
 import zipfile
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -101,7 +102,11 @@ def _read_zip(path: Path) -> object:
     with zipfile.ZipFile(path) as archive:
         # PyTorch packs nothing, and a small packed file may unpack to more than the memory
         packed = [i.filename for i in archive.infolist() if i.compress_type != zipfile.ZIP_STORED]
+        counts = Counter(archive.namelist())  # readers differ in which of two they take
+        twice = [name for name, times in counts.items() if times > 1]
         damaged = packed[0] if packed else archive.testzip()
+    if twice:
+        raise ArtifactError(f"{path}: holds {twice[0]} twice; fetch it again")
     if damaged:
         raise ArtifactError(f"{path}: {damaged} inside is corrupt; fetch it again")
     return torch.load(path, map_location="cpu", weights_only=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from bandstop.edit.errors import InputError
 
-_NUMBER = re.compile(r"[0-9]{1,12}")  # of an image; more digits are no number of anything
+_NUMBER = re.compile(r"[0-9]{1,12}")  # more digits are no number of anything
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +55,11 @@ def class_index(name: str, class_names: Sequence[str]) -> int:
     if same:
         return same[0]
     digits = name.removeprefix("#")
-    if digits.isascii() and digits.isdigit() and int(digits) < len(class_names):
+    if _NUMBER.fullmatch(digits) and int(digits) < len(class_names):
         return int(digits)
     known = ", ".join(class_names[:10]) + (", ..." if len(class_names) > 10 else "")
     raise InputError(
-        f"forget: no class {name!r}; expected one of {len(class_names)} names ({known}) "
+        f"forget: no class {name!r:.80}; expected one of {len(class_names)} names ({known}) "
         f"or an index 0..{len(class_names) - 1}"
     )
 

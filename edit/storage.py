@@ -15,6 +15,9 @@ from torch import Tensor
 
 from bandstop.edit.errors import InputError
 
+# what tells an artifact and a release
+_WHOLE = (("manifest.json", "model.safetensors"), ("release.json", "model.onnx"))
+
 
 def canonical_json(value: object) -> bytes:
     """Return `value` as JSON with sorted keys and fixed spacing; NaN is refused."""
@@ -53,7 +56,19 @@ def library_versions() -> dict[str, str]:
 
 
 def refuse_existing(out: Path) -> None:
-    """Raise InputError when something is at `out` already or its parent is no folder."""
+    """Raise InputError when something is at `out`, or its parent is no folder or not to be changed.
+
+    A file too many would make an artifact or a release one that no longer verifies.
+    """
+    _refuse_taken(out)
+    for pair in _WHOLE:
+        if all((out.resolve().parent / name).exists() for name in pair):
+            raise InputError(
+                f"output {out} is inside an artifact or a release; choose another path"
+            )
+
+
+def _refuse_taken(out: Path) -> None:
     if os.path.lexists(out):
         raise InputError(f"output {out} exists; choose another path or remove it")
     if not out.resolve().parent.is_dir():
@@ -83,7 +98,7 @@ def write_file(out: Path, content: bytes) -> None:
     Raises:
         InputError: `out` exists already, or its parent does not.
     """
-    refuse_existing(out)
+    _refuse_taken(out)
     replace_file(out, content)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import struct
+from collections import Counter
 from collections.abc import Mapping
 
 import safetensors
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor
 
 from bandstop.edit.errors import ArtifactError
+
+_HEADER_LIMIT = 16 << 20  # bytes; ten thousand tensors take one
 
 
 def dump(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
@@ -57,7 +60,7 @@ def check_header(data: bytes, where: str) -> dict[str, str]:
     """Return the metadata of safetensors bytes, after the checks that the library does not make.
 
     Raises:
-        ArtifactError: too short, no JSON object, or a tensor named twice.
+        ArtifactError: too short, a header too large, no JSON object, or a tensor named twice.
     """
     if len(data) < 8 or (length := struct.unpack("<Q", data[:8])[0]) > len(data) - 8:
         hint = (
@@ -65,20 +68,35 @@ def check_header(data: bytes, where: str) -> dict[str, str]:
         )
         raise ArtifactError(f"{where}: truncated, {len(data)} bytes{hint}; fetch it again")
 
-    def once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-        names = [name for name, _ in pairs]
-        if len(set(names)) != len(names):
-            raise ArtifactError(f"{where}: the header names a tensor twice")
-        return dict(pairs)
-
+    if length > _HEADER_LIMIT:
+        raise ArtifactError(f"{where}: the header has {length} bytes, expected <= {_HEADER_LIMIT}")
     try:
-        header = json.loads(data[8 : 8 + length], object_pairs_hook=once)
+        text = data[8 : 8 + length].decode()
+        header, twice = json.loads(text), named_twice(text)
     except (ValueError, RecursionError) as error:
         raise ArtifactError(f"{where}: the header is not JSON; the file is corrupt") from error
+    if twice:
+        raise ArtifactError(f"{where}: the header names a tensor twice: {twice[0]!r:.80}")
     if not isinstance(header, dict):
         raise ArtifactError(f"{where}: the header is not a JSON object; the file is corrupt")
     metadata = header.get("__metadata__", {})
     return metadata if isinstance(metadata, dict) else {}
+
+
+def named_twice(text: str | bytes) -> list[str]:
+    """Return the keys that an object in the JSON `text` has twice; readers differ in which counts.
+
+    Raises:
+        ValueError, RecursionError: not JSON.
+    """
+    twice: list[str] = []
+
+    def note(pairs: list[tuple[str, object]]) -> None:
+        counts = Counter(name for name, _ in pairs)
+        twice.extend(name for name, times in counts.items() if times > 1)
+
+    json.loads(text, object_pairs_hook=note)
+    return twice
 
 
 def names(data: bytes) -> list[str]:
@@ -101,9 +119,11 @@ def misfits(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> li
                 f"got {tensor.dtype} {tuple(tensor.shape)}"
             )
         elif tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-            wrong.append(f"{name}: holds NaN or infinity")
+            first = (~torch.isfinite(tensor)).nonzero()[0].tolist()
+            wrong.append(f"{name}: holds NaN or infinity, the first at {first}")
         elif name.endswith("running_var") and bool((tensor < 0).any()):
-            wrong.append(f"{name}: holds a negative variance")
+            first = (tensor < 0).nonzero()[0].tolist()
+            wrong.append(f"{name}: holds a negative variance, the first at {first}")
     return wrong
 
 

@@ -61,7 +61,10 @@ def served_versions(config: str) -> tuple[int, ...]:
 
 
 def labels_text(class_names: Sequence[str]) -> str:
-    r"""Return labels.txt: a line a class; a line break inside a name is written as \n."""
+    r"""Return labels.txt: a line a class; a line break inside a name is written as \n.
+
+    A class without a name keeps its line, so that all others keep their number.
+    """
     lines = [name.replace("\r", "\\r").replace("\n", "\\n") for name in class_names]
     return "\n".join(lines) + "\n"
 

@@ -31,3 +31,21 @@ class ReleaseError(ExportError):
     """A release is not what it says: corrupt, incomplete, or with a file too many."""
 
     exit_code: ClassVar[int] = 5
+
+
+class VerifyFailed(ExportError):  # noqa: N818  # the event, as the command line names it
+    """An artifact, release, version or statement is not what it should be."""
+
+    exit_code: ClassVar[int] = 5
+
+
+class SignatureInvalid(ExportError):  # noqa: N818  # same
+    """A signature is not there, broken, by another key, or of something else."""
+
+    exit_code: ClassVar[int] = 5
+
+
+class RollbackRefused(ExportError):  # noqa: N818  # same
+    """A good signature of a release that a newer one has replaced or revoked."""
+
+    exit_code: ClassVar[int] = 7

@@ -15,8 +15,9 @@ MODEL: Final = "model.onnx"
 CONFIG: Final = "config.pbtxt"
 LABELS: Final = "labels.txt"
 RECORD: Final = "release.json"
+SIGNATURE: Final = "signature.json"  # only in a signed release
 NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,63}$"
-_RECORD_LIMIT = 16 << 20  # bytes
+RECORD_LIMIT, SIGNATURE_LIMIT = 16 << 20, 1 << 20  # bytes
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 FileName = Literal["model.onnx", "config.pbtxt", "labels.txt"]
@@ -119,6 +120,7 @@ class ReleaseRecord(Strict):
         name: the model's name unless another is given when it is published.
         method: what made the edit; None for an unedited model.
         artifact_sha256: digest of the artifact's manifest; None for an unedited model.
+        class_names: by index; a class that a baked release forgot has the empty name.
         parent_sha256: digest of the weights that the edit started from.
     """
 
@@ -160,6 +162,8 @@ def load_release(path: Path) -> Release:
 def read_files(path: Path) -> tuple[ReleaseRecord, dict[str, bytes]]:
     """Return the record and the checked content of each file of the release folder `path`.
 
+    The signature, where there is one, comes with them; `verify` tells whether it is good.
+
     Raises:
         ReleaseError: something is missing, unlisted, corrupt or does not fit.
     """
@@ -169,11 +173,14 @@ def read_files(path: Path) -> tuple[ReleaseRecord, dict[str, bytes]]:
         raise ReleaseError(f"{path}: lists {sorted(record.files)}, expected {sorted(wanted)}")
     there = {entry.name for entry in path.iterdir()}
     misfits = [f"missing {name}" for name in sorted(wanted - there)]
-    misfits += [f"unlisted file {name}" for name in sorted(there - wanted - {RECORD})]
+    misfits += [f"unlisted file {name}" for name in sorted(there - wanted - {RECORD, SIGNATURE})]
     if misfits:
         raise ReleaseError(f"{path}: {', '.join(misfits)}; export it again")
     files = {str(name): _checked(path / name, known) for name, known in record.files.items()}
-    return record, {**files, RECORD: (path / RECORD).read_bytes()}
+    files[RECORD] = (path / RECORD).read_bytes()
+    if SIGNATURE in there:
+        files[SIGNATURE] = _signature(path / SIGNATURE)
+    return record, files
 
 
 def read_record(file: Path) -> ReleaseRecord:
@@ -184,16 +191,31 @@ def read_record(file: Path) -> ReleaseRecord:
     """
     if not file.is_file() or file.is_symlink():
         raise ReleaseError(f"{file.parent}: not a release, expected a folder with a {RECORD}")
-    if file.stat().st_size > _RECORD_LIMIT:
-        raise ReleaseError(f"{file}: larger than {_RECORD_LIMIT} bytes")
+    if file.stat().st_size > RECORD_LIMIT:
+        raise ReleaseError(f"{file}: larger than {RECORD_LIMIT} bytes")
+    return parse_record(file.read_bytes(), str(file))
+
+
+def parse_record(data: bytes, where: str) -> ReleaseRecord:
+    """Return what the content `data` of a release.json says.
+
+    Args:
+        data: the content.
+        where: the file's name, for messages.
+
+    Raises:
+        ReleaseError: not of the shape of a release.json.
+    """
     try:
-        return ReleaseRecord.model_validate_json(file.read_bytes())
+        return ReleaseRecord.model_validate_json(data)
     except ValidationError as error:
         lines = [
             f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}"
             for e in error.errors(include_url=False, include_context=False)
         ]
-        raise ReleaseError(f"{file}: not a valid release record: {'; '.join(lines[:8])}") from error
+        raise ReleaseError(
+            f"{where}: not a valid release record: {'; '.join(lines[:8])}"
+        ) from error
 
 
 def record_bytes(record: ReleaseRecord) -> bytes:
@@ -208,6 +230,14 @@ def describe(files: Mapping[FileName, bytes]) -> dict[FileName, FileRecord]:
         name: FileRecord(size=len(data), sha256=hashlib.sha256(data).hexdigest())
         for name, data in files.items()
     }
+
+
+def _signature(file: Path) -> bytes:
+    if file.is_symlink() or not file.is_file():
+        raise ReleaseError(f"{file}: not a regular file")
+    if file.stat().st_size > SIGNATURE_LIMIT:
+        raise ReleaseError(f"{file}: larger than {SIGNATURE_LIMIT} bytes")
+    return file.read_bytes()
 
 
 def _checked(file: Path, known: FileRecord) -> bytes:

@@ -130,7 +130,8 @@ def _release(source: _Source, spec: ExportSpec, out: Path, options: Options) -> 
     file = file or to_onnx(graph, inputs, outputs)
     check_graph(file, inputs, outputs)
     parity = check_parity(file, model, source.gates, spec, options.images)
-    labels = labels_text(model.class_names).encode()
+    class_names = _class_names(source, spec)
+    labels = labels_text(class_names).encode()
     record = ReleaseRecord(
         format="bandstop-release/1",
         name=name,
@@ -140,7 +141,7 @@ def _release(source: _Source, spec: ExportSpec, out: Path, options: Options) -> 
         inputs=inputs,
         outputs=outputs,
         max_batch_size=spec.max_batch_size,
-        class_names=list(model.class_names),
+        class_names=class_names,
         preprocess=_preprocess_record(model, spec),
         serving=options.serving,
         artifact_sha256=source.artifact_sha256,
@@ -181,6 +182,12 @@ def _refilled(
 def _default_name(model: Classifier, spec: ExportSpec) -> str:
     arch = re.sub(r"[^a-z0-9_-]+", "-", model.arch.name.rpartition(":")[2].lower()).strip("-_")
     return f"{arch[:48] or 'model'}_{spec.mode}"
+
+
+def _class_names(source: _Source, spec: ExportSpec) -> list[str]:
+    """Return the names by index; which class a baked release forgot is nobody's business."""
+    forgotten = source.classes if spec.mode == "baked" else ()
+    return ["" if c in forgotten else n for c, n in enumerate(source.model.class_names)]
 
 
 def _forget_record(source: _Source, spec: ExportSpec) -> ForgetRecord:

@@ -2,7 +2,8 @@
 
     REPO/MODEL/config.pbtxt    says which versions are served; replacing it is the commit
     REPO/MODEL/labels.txt
-    REPO/MODEL/VERSION/        model.onnx, labels.txt, release.json; never changed again
+    REPO/MODEL/VERSION/        model.onnx, labels.txt, release.json, signature.json where signed;
+                               never changed again
 
 A version is staged beside the repository: a half-made folder inside it can keep a server from
 starting, and `2.tmp` is read as version 2. The stage's name is the journal of a publish: while it
@@ -32,14 +33,15 @@ from bandstop.export.layout import (
 from bandstop.export.record import (
     CONFIG,
     LABELS,
-    MODEL,
     NAME_PATTERN,
     RECORD,
+    SIGNATURE,
     ReleaseRecord,
     TensorRecord,
     read_files,
     read_record,
 )
+from bandstop.export.sign_record import read_signature
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,15 +71,18 @@ def publish(
 
     Raises:
         ReleaseError: the release is corrupt.
-        SpecError: a bad name or path, or a model with other inputs or outputs.
+        SpecError: a bad name or path, another name than the release is signed for, or a model
+            with other inputs or outputs.
+        SignatureInvalid: its signature is none.
     """
     disk = disk or Disk()
     record, files = read_files(release)
     name = record.name if model is None else model
     if not re.fullmatch(NAME_PATTERN, name):
         raise SpecError(f"model name: expected {NAME_PATTERN}, got {name!r}")
+    _refuse_other_name(files, name)
     root = repository_root(repo)
-    content = {key: files[key] for key in (MODEL, LABELS, RECORD)}
+    content = {key: data for key, data in files.items() if key != CONFIG}
     with locked(root, disk):
         version = _next_version(root / name, record)
         stage = stage_of(root, name, version, disk)
@@ -91,6 +96,17 @@ def publish(
         disk.sync(root)
         disk.remove(stage)
     return version
+
+
+def _refuse_other_name(files: Mapping[str, bytes], name: str) -> None:
+    """Refuse a signed release under a name for which nobody could verify it any more."""
+    if SIGNATURE not in files:
+        return
+    signed = read_signature(files[SIGNATURE], SIGNATURE)[0].model
+    if signed != name:
+        raise SpecError(
+            f"model {name}: the release is signed for {signed}; publish it as that, or sign it anew"
+        )
 
 
 def versions(repo: Path) -> list[ModelVersion]:

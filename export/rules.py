@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 
-import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
 from bandstop.export.errors import GraphNotAllowed
 from bandstop.export.onnx_file import BATCH_AXIS, MAX_IR_VERSION, OPSET
 from bandstop.export.record import TensorRecord
+from bandstop.export.rules_tensors import external, not_finite, unreadable
 
 # stateless, without control flow, randomness, strings or host access
 ALLOWED_OPS = frozenset(
@@ -24,7 +24,8 @@ ALLOWED_OPS = frozenset(
     )
     for op in line.split()
 )
-REFUSED = "gates.refused"  # the one NaN: the logits of a refused row
+# inputs that say how large an output is
+_SIZES = {"ConstantOfShape": (0,), "Expand": (1,), "Pad": (1,), "Range": (0, 1, 2), "Reshape": (1,)}
 _ONNX_TYPES = {"FP32": TensorProto.FLOAT, "UINT8": TensorProto.UINT8, "INT64": TensorProto.INT64}
 
 
@@ -52,14 +53,18 @@ def violations(
         inputs: the inputs that it must have; with one called forget_class it may hold gates.
         outputs: the outputs that it must have.
     """
+    # before anything looks at a value: to read one that lies elsewhere opens what it names
+    if hidden := [*external(model)] or [*unreadable(model.graph)]:
+        return hidden
     gated = any(t.name == "forget_class" for t in inputs)
     broken = [
         *_format(model),
         *_nodes(model.graph),
         *_signature("input", model.graph.input, inputs),
         *_signature("output", model.graph.output, outputs),
-        *_values(model.graph, gated=gated),
+        *not_finite(model.graph, gated=gated),
         *_unused(model.graph),
+        *_sizes(model.graph),
         *_metadata(model),
     ]
     if not gated:
@@ -94,8 +99,8 @@ def _nodes(graph: onnx.GraphProto) -> Iterator[str]:
 
 def _is_neutral(node: onnx.NodeProto, constants: dict[str, TensorProto]) -> bool:
     """Return whether a BatchNormalization has mean 0 and variance 1, so only scales and shifts."""
-    wanted = {node.input[3]: 0.0, node.input[4]: 1.0}
-    return all(
+    wanted = dict(zip(node.input[3:5], (0.0, 1.0), strict=False))
+    return len(wanted) == 2 and all(
         name in constants and bool((numpy_helper.to_array(constants[name]) == value).all())
         for name, value in wanted.items()
     )
@@ -111,37 +116,11 @@ def _signature(
         kind_of = value.type.tensor_type
         shape = [d.dim_param or d.dim_value for d in kind_of.shape.dim]
         if kind_of.elem_type != _ONNX_TYPES[tensor.dtype]:
-            name = TensorProto.DataType.Name(kind_of.elem_type)
+            named = kind_of.elem_type in TensorProto.DataType.values()
+            name = TensorProto.DataType.Name(kind_of.elem_type) if named else kind_of.elem_type
             yield f"{kind} {value.name}: type {name}, expected {tensor.dtype}"
         if shape != [BATCH_AXIS, *tensor.shape]:
             yield f"{kind} {value.name}: shape {shape}, expected {[BATCH_AXIS, *tensor.shape]}"
-
-
-def _values(graph: onnx.GraphProto, *, gated: bool) -> Iterator[str]:
-    for name, tensor in _tensors(graph):
-        if tensor.external_data or tensor.data_location == TensorProto.EXTERNAL:
-            yield f"{name}: external data is not allowed"
-        elif tensor.data_type == TensorProto.STRING:
-            yield f"{name}: strings are not allowed"
-        elif not (gated and name == REFUSED and not tensor.dims) and not _finite(tensor):
-            yield f"{name}: holds NaN or infinity"
-
-
-def _tensors(graph: onnx.GraphProto) -> Iterator[tuple[str, TensorProto]]:
-    for initializer in graph.initializer:
-        yield initializer.name, initializer
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.TENSOR:
-                yield f"{node.name}.{attribute.name}", attribute.t
-            elif attribute.type in (onnx.AttributeProto.FLOAT, onnx.AttributeProto.FLOATS):
-                given = [attribute.f] if attribute.type == attribute.FLOAT else attribute.floats
-                yield f"{node.name}.{attribute.name}", numpy_helper.from_array(np.array(given))
-
-
-def _finite(tensor: TensorProto) -> bool:
-    value = numpy_helper.to_array(tensor)
-    return not np.issubdtype(value.dtype, np.floating) or bool(np.isfinite(value).all())
 
 
 def _unused(graph: onnx.GraphProto) -> Iterator[str]:
@@ -152,10 +131,27 @@ def _unused(graph: onnx.GraphProto) -> Iterator[str]:
     for name in (*names, *(i.name for i in graph.input)):
         if name not in read:
             yield f"{name}: stored or asked for but never used"
+    needed = {o.name for o in graph.output}
+    for node in reversed(graph.node):
+        if needed.isdisjoint(node.output):
+            yield f"{node.name or node.op_type}: computes what nothing reads"
+        needed.update(node.input)
+
+
+def _sizes(graph: onnx.GraphProto) -> Iterator[str]:
+    """Name the nodes whose output a request could make as large as it likes."""
+    asked = {i.name for i in graph.input}  # what depends on the numbers in a request
+    for node in graph.node:
+        sizes = [node.input[i] for i in _SIZES.get(node.op_type, ()) if i < len(node.input)]
+        if not asked.isdisjoint(sizes):
+            yield f"{node.name or node.op_type}: {node.op_type} takes its size from a request"
+        if node.op_type != "Shape" and not asked.isdisjoint(node.input):
+            asked.update(node.output)
 
 
 def _metadata(model: onnx.ModelProto) -> Iterator[str]:
-    if model.doc_string or model.metadata_props or model.producer_version or model.domain:
+    names = model.producer_name not in ("", "bandstop") or model.producer_version or model.domain
+    if model.doc_string or model.metadata_props or names:
         yield "the model carries metadata"
     parts = (
         model.graph,
@@ -168,6 +164,10 @@ def _metadata(model: onnx.ModelProto) -> Iterator[str]:
     for part in parts:
         if part.doc_string or part.metadata_props:
             yield f"{part.name}: carries metadata"
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            if attribute.doc_string or attribute.t.doc_string or attribute.t.metadata_props:
+                yield f"{node.name}.{attribute.name}: carries metadata"
 
 
 def _gates_left(graph: onnx.GraphProto, num_classes: int) -> Iterator[str]:

@@ -126,3 +126,14 @@ def test_a_black_picture_is_shown_without_a_forget_by_a_model_that_allows_it(
     with grpc_server(Servicer(NumpyModel(labels=("yes", "no"), slots=1, allow_none=True))) as url:
         assert predict(url, str(path)) == 0
     assert [line.split()[1] for line in capsys.readouterr().out.splitlines()] == ["yes", "no"]
+
+
+def test_a_class_without_a_name_is_shown_by_its_number(tmp_path: Path, capsys: Captured) -> None:
+    path = tmp_path / "one.png"
+    Image.fromarray(picture(1)).save(path)
+    with grpc_server(Servicer(NumpyModel(labels=("ant", "", "cat")))) as url:
+        assert predict(url, str(path)) == 0
+        assert predict(url, str(path), "--json") == 0
+    *lines, record = capsys.readouterr().out.splitlines()
+    assert [line.split()[1] for line in lines] == ["#1", "ant", "cat"]
+    assert json.loads(record)[0]["names"] == ["#1", "ant", "cat"]

@@ -67,7 +67,8 @@ def test_a_release_is_complete_and_says_where_it_is_from(
     record = baked.record
     assert (record.mode, record.method, record.name) == ("baked", "wf-net", "resnet_baked")
     assert record.forget.classes == [0]
-    assert record.class_names == list(CLASSES)
+    assert record.class_names == ["", *CLASSES[1:]]
+    assert (baked.path / "labels.txt").read_text() == "\n" + "\n".join(CLASSES[1:]) + "\n"
     assert record.parent_sha256 == gates.manifest.parent_sha256
     assert record.artifact_sha256 == sha256((place / "gates" / "manifest.json").read_bytes())
     assert record.parity.max_abs <= record.parity.tolerance

@@ -123,7 +123,75 @@ def function(model: onnx.ModelProto) -> None:
     model.functions.append(made)
 
 
+def hidden_original(model: onnx.ModelProto) -> None:
+    add_weight(model, "original", columns=3)
+    model.graph.node.insert(0, helper.make_node("Identity", ["original"], ["kept"], name="hide"))
+
+
+def size_of_a_request(op: str, *inputs: str) -> Change:
+    """Let the numbers in the image say how large something gets."""
+
+    def change(model: onnx.ModelProto) -> None:
+        model.graph.node[0].output[0] = "raw"
+        for node in (
+            helper.make_node("Cast", ["raw"], ["numbers"], to=TensorProto.INT64),
+            helper.make_node("Identity", ["numbers"], ["size"]),
+            helper.make_node(op, list(inputs), ["logits"], name="large"),
+        ):
+            model.graph.node.append(node)
+
+    return change
+
+
+def hidden_in(node_field: str) -> Change:
+    """Put external data where a graph inside a node, or a list of tensors, would hold it."""
+
+    def change(model: onnx.ModelProto) -> None:
+        attribute = model.graph.node[0].attribute.add(name="extra")
+        places = {
+            "g": attribute.g.initializer,
+            "graphs": attribute.graphs,
+            "tensors": attribute.tensors,
+            "sparse": [attribute.sparse_tensor.values],
+        }
+        tensor = places[node_field]
+        inner = tensor.add() if hasattr(tensor, "add") else tensor[0]
+        (inner.initializer.add() if node_field == "graphs" else inner).external_data.add(key="k")
+
+    return change
+
+
+def batchnorm_of_a_file(model: onnx.ModelProto) -> None:
+    """Put external data where it is looked at first of all values."""
+    batchnorm(0.0)(model)
+    mean = next(i for i in model.graph.initializer if i.name == "mean")
+    mean.ClearField("raw_data")
+    mean.data_location = TensorProto.EXTERNAL
+    mean.external_data.add(key="location", value="secret")
+
+
 REFUSED: dict[str, tuple[Change, str]] = {
+    "external statistics": (batchnorm_of_a_file, "mean: external data is not allowed"),
+    "external data in a graph inside": (hidden_in("g"), "external data is not allowed"),
+    "external data in graphs inside": (hidden_in("graphs"), "external data is not allowed"),
+    "external data in a list": (hidden_in("tensors"), "external data is not allowed"),
+    "external data of sparse values": (hidden_in("sparse"), "external data is not allowed"),
+    "hidden weights": (hidden_original, "hide: computes what nothing reads"),
+    "size of a constant": (size_of_a_request("ConstantOfShape", "size"), "size from a request"),
+    "size of an expansion": (size_of_a_request("Expand", "bias", "size"), "size from a request"),
+    "fewer statistics": (
+        lambda m: (batchnorm(0.0)(m), m.graph.node[1].input.pop()),
+        "bn: BatchNormalization holds statistics",
+    ),
+    "type that is none": (
+        lambda m: setattr(m.graph.input[0].type.tensor_type, "elem_type", 99),
+        "type 99, expected FP32",
+    ),
+    "producer": (lambda m: setattr(m, "producer_name", "host-7"), "the model carries metadata"),
+    "attribute's metadata": (
+        lambda m: setattr(m.graph.node[0].attribute[0], "doc_string", "/home/me"),
+        "carries metadata",
+    ),
     "new ir": (lambda m: setattr(m, "ir_version", 11), "IR version 11"),
     "no ir": (lambda m: setattr(m, "ir_version", 0), "IR version 0"),
     "other opset": (lambda m: setattr(m.opset_import[0], "version", 20), "operator sets"),
@@ -173,6 +241,32 @@ def test_a_graph_that_breaks_a_rule_is_refused(case: str) -> None:
     change(model)
     broken = violations(model, [IMAGE], [LOGITS])
     assert any(said in line for line in broken), broken
+
+
+@pytest.mark.parametrize("change", [external, batchnorm_of_a_file, hidden_in("g")])
+def test_no_value_is_read_of_a_graph_with_external_data(
+    change: Change, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read(_: object) -> None:
+        raise AssertionError
+
+    model = baked()
+    change(model)
+    monkeypatch.setattr(numpy_helper, "to_array", read)
+    with pytest.raises(GraphNotAllowed, match="external data") as caught:
+        check_graph(model.SerializeToString(), [IMAGE], [LOGITS])
+    assert caught.value.exit_code == 5
+
+
+def test_a_size_that_is_the_batchs_is_allowed() -> None:
+    model = baked()
+    model.graph.node[0].output[0] = "raw"
+    for node in (
+        helper.make_node("Shape", ["raw"], ["size"]),
+        helper.make_node("Reshape", ["raw", "size"], ["logits"]),
+    ):
+        model.graph.node.append(node)
+    assert violations(model, [IMAGE], [LOGITS]) == []
 
 
 def test_a_batchnorm_that_only_scales_is_allowed() -> None:

@@ -1,0 +1,1 @@
+"""What reads files of others, fed with bytes that a fuzzer chooses; `python -m tests.fuzz`."""
