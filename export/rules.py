@@ -1,6 +1,6 @@
 """The rules that every served graph keeps, checked on the ONNX file itself."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import onnx
 from onnx import TensorProto, numpy_helper
@@ -26,6 +26,7 @@ ALLOWED_OPS = frozenset(
 )
 # inputs that say how large an output is
 _SIZES = {"ConstantOfShape": (0,), "Expand": (1,), "Pad": (1,), "Range": (0, 1, 2), "Reshape": (1,)}
+_LINE = 400  # characters of a violation
 _ONNX_TYPES = {"FP32": TensorProto.FLOAT, "UINT8": TensorProto.UINT8, "INT64": TensorProto.INT64}
 
 
@@ -55,7 +56,7 @@ def violations(
     """
     # before anything looks at a value: to read one that lies elsewhere opens what it names
     if hidden := [*external(model)] or [*unreadable(model.graph)]:
-        return hidden
+        return _shown(hidden)
     gated = any(t.name == "forget_class" for t in inputs)
     broken = [
         *_format(model),
@@ -69,7 +70,14 @@ def violations(
     ]
     if not gated:
         broken += _gates_left(model.graph, num_classes=outputs[0].shape[0])
-    return broken or list(_checker(model))
+    return _shown(broken or _checker(model))
+
+
+def _shown(lines: Iterable[str]) -> list[str]:
+    """Return `lines` such that no name in the file breaks them, or the terminal that shows them."""
+    return [
+        "".join(c if c.isprintable() else repr(c)[1:-1] for c in line[:_LINE]) for line in lines
+    ]
 
 
 def _format(model: onnx.ModelProto) -> Iterator[str]:
@@ -126,7 +134,7 @@ def _signature(
 def _unused(graph: onnx.GraphProto) -> Iterator[str]:
     read = {name for node in graph.node for name in node.input} | {o.name for o in graph.output}
     names = [i.name for i in graph.initializer]
-    for name in sorted({n for n in names if names.count(n) > 1}):
+    for name in sorted({n for n in names if names.count(n) > 1}, key=str):
         yield f"{name}: stored twice"
     for name in (*names, *(i.name for i in graph.input)):
         if name not in read:
@@ -190,5 +198,10 @@ def _gates_left(graph: onnx.GraphProto, num_classes: int) -> Iterator[str]:
 def _checker(model: onnx.ModelProto) -> Iterator[str]:
     try:
         onnx.checker.check_model(model, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        yield f"not valid ONNX: {str(error).strip().splitlines()[0]}"
+    except (
+        onnx.checker.ValidationError,
+        onnx.shape_inference.InferenceError,
+        # what its C++ may throw besides; UnicodeDecodeError where it quotes a name that is no text
+        *(ValueError, TypeError, IndexError, RuntimeError),
+    ) as error:
+        yield f"not valid ONNX: {(str(error).strip() or 'no reason given').splitlines()[0]}"

@@ -1,6 +1,6 @@
 """Bad settings, names and class maps: rows 21-28 of the table of bad inputs.
 
-The table's row 29 (data sets) is in test_data, test_data_for and test_unlearn's checks of splits.
+The table's row 29 (data sets) is in test_data, test_data_for and test_cli_unlearn.
 Of row 24 a read-only folder and another file system are not here: tests run as root, to whom
 nothing is read-only, and everything is staged beside its place, so that no rename crosses devices.
 Row 21 is here as texts; test_bad_input has it through the command line.

@@ -12,6 +12,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from bandstop.cli.main import main
 from bandstop.export.record import read_record
 from bandstop.export.rules import violations
 from bandstop.export.verify import verify
@@ -274,6 +275,28 @@ def test_a_bad_graph_is_refused_by_name(tmp_path: Path, case: str) -> None:
     assert any(said in line for line in told), told
     assert report.exit_code == 5
     assert not any("\n" in line for line in told)
+
+
+@pytest.mark.parametrize("name", [b"axis", b"flat", b"weight", b"classifier", b"Gemm"])
+def test_a_name_that_is_no_text_is_refused(tmp_path: Path, name: bytes) -> None:
+    file = graph("baked").SerializeToString().replace(name, b"\x89" * len(name))
+    release = release_folder(tmp_path / "r", file, names=NAMES["baked"], mode="baked")
+    told = [misfit for check, misfit in verify(release).misfits if check == "graph"]
+    assert told or name in (b"flat", b"weight", b"classifier")  # consistent, if odd
+    assert main(["verify", str(release)]) == (5 if told else 0)
+
+
+def test_a_name_neither_breaks_a_line_nor_reaches_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = graph("baked")
+    initializer("\x1b[2Jall good\n" + "x" * 9999, FEATURES)(model)
+    file = model.SerializeToString()
+    release = release_folder(tmp_path / "r", file, names=NAMES["baked"], mode="baked")
+    assert main(["verify", str(release)]) == 5
+    (line,) = capsys.readouterr().err.splitlines()
+    assert r"\x1b[2Jall good\n" in line
+    assert len(line) < 1000
 
 
 def test_the_graph_that_they_are_made_of_is_allowed(tmp_path: Path) -> None:

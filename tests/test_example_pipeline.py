@@ -223,7 +223,7 @@ def test_a_stage_that_fails_stops_the_pipeline(
     how = replace(replayed(base, case.last), settings=case.settings, spoil=case.spoil)
     ran = run(place, how)
     assert (ran.code, ran.stages[-1]) == (case.code, case.last)
-    assert "digits_forgotten" not in ran.out
+    assert "models/digits_forgotten/" not in ran.out
     assert published(place) == (["1"] if case.last == "repo" else [])
 
 

@@ -23,5 +23,5 @@ def check(data: bytes) -> bool:
         return False
     found = [violations(model, r.inputs, r.outputs) for r in RECORDS.values()]
     for told in found:
-        assert all(isinstance(line, str) and "\n" not in line for line in told), told
+        assert all(line.isprintable() and len(line) < 4000 for line in told), told
     return [] in found
