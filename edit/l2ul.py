@@ -215,7 +215,8 @@ class L2UL:
         if self.bn == "freeze":
             freeze_(student.network)
         if run.forgot_at is not None:
-            slow_down_(run.mover, 1 - (run.step - run.forgot_at) / self.settle)
+            # never below 0, which would climb: the last look may come after the last of its steps
+            slow_down_(run.mover, max(0.0, 1 - (run.step - run.forgot_at) / self.settle))
         forget = task.instances(self.forget_batch, run.step, run.near)
         hold = task.holding(self.batch, run.step)
         with global_draws(seeded(self.seed, run.step), student.mean.device):

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.optim import SGD
 
+from bandstop.edit import l2ul
 from bandstop.edit.accuracy import logits
 from bandstop.edit.baselines.training import Draws
 from bandstop.edit.classifier import Arch, Classifier
@@ -160,6 +161,16 @@ def test_after_all_is_forgotten_it_settles_at_falling_rates() -> None:
     assert int(str(later.found["steps"])) == int(str(at_once.found["steps"])) + 10
     instances = split(DATA, REQUEST).forget
     assert not (answers(later, instances) == instances.labels).any()
+
+
+def test_rates_do_not_fall_below_zero_where_the_last_look_comes_late(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shares = list[float]()
+    monkeypatch.setattr(l2ul, "slow_down_", lambda _, share: shares.append(share))
+    late = replace(FOCUSED, settle=2, check_every=5)
+    assert forget(late).found["status"] == "forgot"
+    assert shares == [1.0, 0.5, 0.0, 0.0, 0.0]
 
 
 def test_every_rate_falls_by_the_same_share() -> None:
