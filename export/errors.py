@@ -2,6 +2,8 @@
 
 from typing import ClassVar
 
+from pydantic import ValidationError
+
 
 class ExportError(Exception):
     """An expected failure of the export stage, told in one line."""
@@ -49,3 +51,20 @@ class RollbackRefused(ExportError):  # noqa: N818  # same
     """A good signature of a release that a newer one has replaced or revoked."""
 
     exit_code: ClassVar[int] = 7
+
+
+def schema_misfits(error: ValidationError, whole: str, *, most: int) -> str:
+    """Return the first misfits of a record, `most` at most: where, and what.
+
+    Release records are read without PyTorch, which `edit.records.misfits` comes with.
+
+    Args:
+        error: what the record's class said.
+        whole: what the record as a whole is called.
+        most: how many are told.
+    """
+    lines = [
+        f"{'.'.join(map(str, e['loc'])) or whole}: {e['msg']}"
+        for e in error.errors(include_url=False, include_context=False)[:most]
+    ]
+    return "; ".join(lines)

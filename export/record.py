@@ -9,7 +9,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from bandstop.export.errors import ReleaseError
+from bandstop.export.errors import ReleaseError, schema_misfits
 
 MODEL: Final = "model.onnx"
 CONFIG: Final = "config.pbtxt"
@@ -209,13 +209,8 @@ def parse_record(data: bytes, where: str) -> ReleaseRecord:
     try:
         return ReleaseRecord.model_validate_json(data)
     except ValidationError as error:
-        lines = [
-            f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}"
-            for e in error.errors(include_url=False, include_context=False)
-        ]
-        raise ReleaseError(
-            f"{where}: not a valid release record: {'; '.join(lines[:8])}"
-        ) from error
+        told = schema_misfits(error, "file", most=8)
+        raise ReleaseError(f"{where}: not a valid release record: {told}") from error
 
 
 def record_bytes(record: ReleaseRecord) -> bytes:

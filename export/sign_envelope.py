@@ -10,7 +10,7 @@ import json
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from bandstop.export.errors import SignatureInvalid
+from bandstop.export.errors import SignatureInvalid, schema_misfits
 
 
 class EnvelopePart(BaseModel):
@@ -79,9 +79,8 @@ def read_envelope(data: bytes, kind: str, where: str) -> tuple[Envelope, bytes]:
     try:
         envelope = Envelope.model_validate_json(data)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        at = ".".join(map(str, first["loc"])) or "file"
-        raise SignatureInvalid(f"{where}: no signed envelope: {at}: {first['msg']}") from error
+        told = schema_misfits(error, "file", most=1)
+        raise SignatureInvalid(f"{where}: no signed envelope: {told}") from error
     if envelope.payloadType != kind:
         raise SignatureInvalid(
             f"{where}: expected an envelope of {kind}, got {envelope.payloadType!r:.80}"

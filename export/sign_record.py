@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
-from bandstop.export.errors import SignatureInvalid, SpecError
+from bandstop.export.errors import SignatureInvalid, SpecError, schema_misfits
 from bandstop.export.record import (
     MODEL,
     NAME_PATTERN,
@@ -113,9 +113,8 @@ def read_signature(data: bytes, where: str) -> tuple[SignedRelease, Envelope, by
     try:
         signed = SignedRelease.model_validate_json(payload)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        at = ".".join(map(str, first["loc"])) or "payload"
-        raise SignatureInvalid(f"{where}: no signed release: {at}: {first['msg']}") from error
+        told = schema_misfits(error, "payload", most=1)
+        raise SignatureInvalid(f"{where}: no signed release: {told}") from error
     if missing := {MODEL, RECORD} - signed.files.keys():
         raise SignatureInvalid(f"{where}: no signed release: files: {min(missing)} is missing")
     return signed, envelope, payload

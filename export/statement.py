@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, JsonValue, ValidationError
 
-from bandstop.export.errors import SignatureInvalid
+from bandstop.export.errors import SignatureInvalid, schema_misfits
 from bandstop.export.record import NAME_PATTERN, Sha256, Strict
 from bandstop.export.sign_envelope import Envelope, read_envelope
 
@@ -169,13 +169,8 @@ def read_statement(data: bytes, where: str) -> tuple[Statement, Envelope, bytes]
     try:
         return Statement.model_validate_json(payload), envelope, payload
     except ValidationError as error:
-        lines = [
-            f"{'.'.join(map(str, e['loc'])) or 'payload'}: {e['msg']}"
-            for e in error.errors(include_url=False, include_context=False)
-        ]
-        raise SignatureInvalid(
-            f"{where}: no unlearning statement: {'; '.join(lines[:4])}"
-        ) from error
+        told = schema_misfits(error, "payload", most=4)
+        raise SignatureInvalid(f"{where}: no unlearning statement: {told}") from error
 
 
 def chain_misfits(first: Statement, earlier: Mapping[str, Statement]) -> Sequence[str]:

@@ -1,6 +1,5 @@
 """Make the unlearning statement of a release from its artifact and its evaluation."""
 
-import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from bandstop.edit.evaluation.gate import judge, passed
 from bandstop.edit.evaluation.gate_rules import read_gate
 from bandstop.edit.evaluation.records import METRICS, Evaluation, read_metrics
 from bandstop.edit.storage import canonical_json, refuse_existing, sha256, write_file
-from bandstop.export.errors import SpecError
+from bandstop.export.errors import SpecError, schema_misfits
 from bandstop.export.record import MODEL, RECORD, SIGNATURE, ReleaseRecord, read_files
 from bandstop.export.sign_envelope import canonical
 from bandstop.export.sign_keys import check_seal, seal
@@ -108,8 +107,7 @@ def write_statement(
     try:
         statement = Statement.model_validate_json(payload)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        raise SpecError(f"statement: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        raise SpecError(f"statement: {schema_misfits(error, 'payload', most=1)}") from error
     write_file(out, seal(PAYLOAD_TYPE, payload, key))
     return statement
 
@@ -178,7 +176,7 @@ def _gate(evaluation: Evaluation, file: Path) -> GateResult:
     rules = read_gate(file, evaluation.metrics.keys())
     verdicts = judge(rules, {str(n): figures for n, figures in evaluation.subjects.items()})
     return GateResult(
-        sha256=hashlib.sha256(file.read_bytes()).hexdigest(),
+        sha256=sha256(file.read_bytes()),
         passed=passed(verdicts),
         rules=[Ruling(metric=v.rule.metric, outcome=v.outcome) for v in verdicts],
     )

@@ -1,13 +1,13 @@
 """Files of a folder read without opening anything but the regular files that it lists."""
 
 import hashlib
-import json
 import os
 import stat
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Protocol
 
+from bandstop.edit.tensors import named_twice
 from bandstop.export.errors import ReleaseError
 
 _FILE_LIMIT = 2 << 30  # bytes; no ONNX file can be larger
@@ -97,13 +97,8 @@ def refuse_twice(content: bytes, name: str) -> None:
     Raises:
         ReleaseError: it does; `name` is named.
     """
-
-    def once(pairs: list[tuple[str, object]]) -> None:
-        names = [key for key, _ in pairs]
-        if len(set(names)) != len(names):
-            raise ReleaseError(f"{name!r}: names a field twice")
-
-    json.loads(content, object_pairs_hook=once)
+    if named_twice(content):
+        raise ReleaseError(f"{name!r}: names a field twice")
 
 
 def _read_same(file: Path, seen: os.stat_result) -> bytes:
