@@ -17,7 +17,7 @@ from bandstop.edit.edits import edited
 from bandstop.edit.errors import InputError
 from bandstop.edit.evaluation.oracle import retrained
 from bandstop.edit.evaluation.record_parts import SubjectName
-from bandstop.edit.images import DataSplits
+from bandstop.edit.images import DataSplits, ImageSet
 from bandstop.edit.method import split
 from bandstop.edit.origin import forgotten_by, instances_of, is_artifact
 from bandstop.edit.request import ForgetRequest, parse_forget
@@ -35,7 +35,8 @@ class Named:
     Attributes:
         artifact: of `bandstop unlearn`.
         data: see `load_data`.
-        forget: classes, for masks; an edit of weights has its own.
+        forget: classes, for masks; an edit of weights has its own, but one of single images may
+            be asked for a class all of whose training images are among them.
         original: the checkpoint that the artifact was made of; None: unknown, but for masks, whose
             artifact holds it.
         retrained: a checkpoint of `bandstop train --without`, or an artifact of the method retrain.
@@ -88,7 +89,7 @@ def load_compared(named: Named, device: str = "cpu") -> Compared:
     own = named.seed if manifest.split_seed is None else manifest.split_seed
     data = load_data(named.data, seed=own, preprocess=manifest.preprocess.preprocess())
     check_agree(artifact.model, data)
-    request = _request(named, artifact)
+    request = _request(named, artifact, data)
     _check_images(request, data)
     networks: dict[SubjectName, Classifier] = {}
     original = _original(named, artifact)
@@ -108,9 +109,10 @@ def load_compared(named: Named, device: str = "cpu") -> Compared:
     return Compared(artifact, request, data, networks)
 
 
-def _request(named: Named, artifact: Artifact) -> ForgetRequest:
+def _request(named: Named, artifact: Artifact, data: DataSplits) -> ForgetRequest:
     manifest = artifact.manifest
     names = manifest.class_names
+    classes, instances = forgotten_by(manifest), instances_of(manifest)
     if manifest.kind == "gates":
         if named.forget is None:
             raise InputError(
@@ -118,15 +120,28 @@ def _request(named: Named, artifact: Artifact) -> ForgetRequest:
                 "--forget NAME|INDEX[,..]"
             )
         return parse_forget(named.forget, names)
-    if named.forget is not None:
+    if named.forget is not None and (classes or not instances):
         raise InputError(f"{named.artifact} has its classes built in, so leave --forget out")
-    classes, instances = forgotten_by(manifest), instances_of(manifest)
+    if named.forget is not None:
+        whole = parse_forget(named.forget, names)
+        _check_whole(named, instances, data.train.of_classes(whole.classes))
+        return whole
     if classes and instances:
         raise InputError(
             f"{named.artifact} forgot classes and single images one after the other; "
             "evaluate the artifact of each step"
         )
     return ForgetRequest(classes=classes, instances=instances)
+
+
+def _check_whole(named: Named, instances: tuple[int, ...], images: ImageSet) -> None:
+    """Refuse to call classes forgotten of which some training images were not."""
+    left = len(images) - int(torch.isin(images.index, torch.tensor(instances)).sum())
+    if left:
+        raise InputError(
+            f"{named.artifact} forgot {len(instances)} single images; {left} of the "
+            f"{len(images)} training images of --forget {named.forget} are not among them"
+        )
 
 
 def _check_images(request: ForgetRequest, data: DataSplits) -> None:

@@ -133,6 +133,22 @@ def test_single_images_are_evaluated(made: Path, tmp_path: Path) -> None:
     assert "mia_entropy" in values(found, "edited")
 
 
+def test_a_class_whose_images_were_forgotten_one_by_one_is_evaluated_as_a_class(
+    made: Path, tmp_path: Path
+) -> None:
+    images = DATA.train.of_classes((5,)).index.tolist()
+    (tmp_path / "class.txt").write_text("\n".join(map(str, images)))
+    quick = ("adversarial=1", "attack_steps=1", "max_steps=3", "lr=0.01")
+    argv = ["unlearn", "l2ul", "--model", str(made / "base.safetensors"), "--data", "digits"]
+    named = ["--instances", str(tmp_path / "class.txt"), "--out", str(tmp_path / "one-by-one")]
+    assert main([*argv, *quick_options(quick), *named]) == 0
+    out = tmp_path / "evidence"
+    assert evaluate(tmp_path, "one-by-one", out, "--forget", "5", *compared(made)) == 0
+    found = read_metrics(out)
+    assert found.subjects.keys() == {"original", "edited", "retrained", "logit-mask"}
+    assert "test_forget_acc" in values(found, "edited")
+
+
 def test_an_interrupted_evaluation_goes_on(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -218,6 +234,7 @@ def test_the_retrained_network_is_made_once_as_the_original_was(
         ("gates", [], "--forget NAME|INDEX"),
         ("gates", ["--forget", "eleven"], "no class 'eleven'"),
         ("svd", ["--forget", "5"], "leave --forget out"),
+        ("images", ["--forget", "5"], "images of --forget 5 are not among them"),
         ("svd", ["--pack", "huge"], "expected cheap or full"),
         ("svd", ["--metrics", "accuracy,magic"], "no magic; expected some of accuracy"),
         ("svd", ["--retrained", "base.safetensors"], "trained without no class"),
