@@ -16,6 +16,7 @@ from bandstop.edit.evaluation.accuracies import (
     per_class,
     worst_class_drop,
 )
+from bandstop.edit.evaluation.measure import share
 from bandstop.edit.evaluation.observed import Answers, Case, Observed, Subject
 from bandstop.edit.request import ForgetRequest
 from tests.networks import corners, tiny
@@ -94,6 +95,12 @@ def test_intervals_hold_the_share() -> None:
     for found in accuracies(AFTER, asked(CLASS)).values():
         assert found.ci95 is not None
         assert found.ci95[0] < found.value < found.ci95[1]
+
+
+@pytest.mark.parametrize("n", [7, 1000, 2500])
+def test_the_interval_of_none_and_of_all_ends_exactly(n: int) -> None:
+    assert share(0, n).ci95 == (0.0, pytest.approx(3.8415 / (n + 3.8415), rel=1e-4))  # z^2/(n+z^2)
+    assert share(n, n).ci95 == (pytest.approx(n / (n + 3.8415), rel=1e-4), 1.0)
 
 
 def test_a_class_without_images_has_no_accuracy() -> None:

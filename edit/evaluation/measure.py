@@ -39,7 +39,8 @@ def share(hits: int, n: int) -> Measure:
     p, z2 = hits / n, Z95 * Z95 / n
     middle = (p + z2 / 2) / (1 + z2)
     half = Z95 * math.sqrt(p * (1 - p) / n + z2 / (4 * n)) / (1 + z2)
-    return Measure(p, (max(0.0, middle - half), min(1.0, middle + half)), n)
+    # at its ends the formula gives 0 and 1 but for rounding
+    return Measure(p, (middle - half if hits else 0.0, middle + half if hits < n else 1.0), n)
 
 
 def mean(values: Tensor) -> Measure:
