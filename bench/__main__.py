@@ -10,7 +10,9 @@ from bandstop.cli.main import USAGE, run
 BENCHMARKS = {
     "classes": "bandstop.bench.classes:app",
     "edit": "bandstop.bench.edit:app",
+    "export": "bandstop.bench.export:app",
     "few-samples": "bandstop.bench.few_samples:app",
+    "graph": "bandstop.bench.graph:app",
     "instances": "bandstop.bench.instances:app",
     "last-stage": "bandstop.bench.last_stage:app",
     "photographs": "bandstop.bench.photographs:app",

@@ -90,7 +90,7 @@ def run(
     standing_in: Annotated[
         str | None, typer.Option("--stand-in", help="See bandstop unlearn: no training images.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the method and of the random sets.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the method and of the random sets.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Forget each class in turn and print what is left, on test images."""

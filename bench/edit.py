@@ -107,7 +107,7 @@ def main(
     only: Annotated[
         list[str] | None, typer.Option(help="Measure only this part; repeat for more.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of weights and images.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of weights and images.")] = 0,
 ) -> None:
     """Compare the edit stage with the papers' ways; every ratio is ours / reference."""
     parts = {part.__name__: part for part in _PARTS}

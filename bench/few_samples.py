@@ -68,7 +68,7 @@ def run(
     ] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="key=value.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Write the figure here, as .svg.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the method.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the method.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Forget classes by few images and print what is left, on test images."""

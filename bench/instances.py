@@ -92,7 +92,9 @@ def run(
     held_out: Annotated[
         bool, typer.Option("--held-out", help="Read on validation images, not on test images.")
     ] = False,
-    seed: Annotated[int, typer.Option(help="Of the choice of instances and of the method.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Of the choice of instances and of the method.")
+    ] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Forget random training images and print what is left."""

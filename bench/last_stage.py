@@ -79,7 +79,7 @@ def run(
     settings: Annotated[list[str] | None, typer.Option("--set", help="key=value.")] = None,
     shown: Annotated[int, typer.Option(min=1, help="Crops of each photograph to train on.")] = 4,
     others: Annotated[int, typer.Option(min=1, help="Other rows that each is read under.")] = 50,
-    seed: Annotated[int, typer.Option(help="Of crops, batches and rows.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of crops, batches and rows.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Train a thousand rows on the last stage and read them on photographs never used."""

@@ -80,7 +80,7 @@ def run(
     classes: Annotated[int, typer.Option(min=1, help="How many of the held-out classes.")] = 10,
     preset_name: Annotated[str, typer.Option("--preset", help="Of svd.")] = "efficientnet-lite0",
     settings: Annotated[list[str] | None, typer.Option("--set", help="key=value.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the division of the photographs.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the division of the photographs.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Forget classes one at a time and print what is left of them on photographs never used."""

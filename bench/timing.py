@@ -36,13 +36,18 @@ class Comparison:
         """Median seconds of the reference by the clock."""
         return statistics.median(s.wall for s in self.reference)
 
+    @property
+    def cpu_ratio(self) -> float:
+        """Median over the rounds of ours / reference by processor time."""
+        return statistics.median(self._cpu_ratios())
+
     def as_json(self) -> dict[str, object]:
-        """Return ratios, interquartile range, seconds and the number of rounds."""
-        cpu = [a.cpu / b.cpu for a, b in zip(self.ours, self.reference, strict=True)]
+        """Return ratios, interquartile ranges, seconds and the number of rounds."""
         return {
             "ratio": self.ratio,
             "ratio_quartiles": quartiles(self._ratios()),
-            "cpu_ratio": statistics.median(cpu),
+            "cpu_ratio": self.cpu_ratio,
+            "cpu_ratio_quartiles": quartiles(self._cpu_ratios()),
             "ours_s": self.ours_s,
             "reference_s": self.reference_s,
             "rounds": len(self.ours),
@@ -50,6 +55,9 @@ class Comparison:
 
     def _ratios(self) -> list[float]:
         return [a.wall / b.wall for a, b in zip(self.ours, self.reference, strict=True)]
+
+    def _cpu_ratios(self) -> list[float]:
+        return [a.cpu / b.cpu for a, b in zip(self.ours, self.reference, strict=True)]
 
 
 def spent(work: Callable[[], object]) -> Spent:

@@ -78,7 +78,7 @@ def run(
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="key=value, on top of the preset.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the split, and of the first pair.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the split, and of the first pair.")] = 0,
     device: Annotated[str, typer.Option(help=HELP)] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:

@@ -32,6 +32,7 @@ from bandstop.edit.classifier import Classifier
 from bandstop.edit.data import load_data
 from bandstop.edit.images import DataSplits
 from bandstop.edit.request import ForgetRequest
+from bandstop.edit.seeds import MAX_SEED
 from bandstop.edit.storage import canonical_json, refuse_existing, write_file
 from bandstop.edit.svd import SVD
 from bandstop.edit.unlearn import every_class
@@ -46,7 +47,7 @@ WF_STEPS = 150
 @app.command(name="demo")
 def run(
     seed: Annotated[
-        int, typer.Option(min=0, max=2**63 - 1, help="Seeds the split, training and methods.")
+        int, typer.Option(min=0, max=MAX_SEED, help="Seeds the split, training and methods.")
     ] = 0,
     out: Annotated[
         Path | None, typer.Option(help="Folder to write; bandstop-demo, or -2, -3 .. if taken.")

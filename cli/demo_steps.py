@@ -22,11 +22,13 @@ from bandstop.edit.request import ForgetRequest
 from bandstop.edit.train import CHARACTERS, DIGITS, train
 from bandstop.edit.unlearn import unlearn
 from bandstop.export.errors import ParityFailed
-from bandstop.export.parity import TOLERANCE, masked_logits
-from bandstop.export.record import Release, ServingRecord
+from bandstop.export.parity import masked_logits
+from bandstop.export.record import ServingRecord
+from bandstop.export.record_files import Release
 from bandstop.export.release import Options, export_release, release_classifier
 from bandstop.export.repository import publish
 from bandstop.export.spec import ExportSpec
+from bandstop.export.tolerance import TOLERANCE
 
 Pixels = NDArray[np.float32]
 # twelve models on two busy cores may keep a request waiting for long

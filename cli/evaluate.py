@@ -25,6 +25,7 @@ from bandstop.edit.evaluation.observed import case_of
 from bandstop.edit.evaluation.records import Evaluation
 from bandstop.edit.evaluation.tasks import TASKS
 from bandstop.edit.evaluation.trackers import to_mlflow, to_tensorboard
+from bandstop.edit.seeds import MAX_SEED
 from bandstop.edit.storage import (
     refuse_existing,
     write_folder,
@@ -79,7 +80,7 @@ def run(
     tensorboard: Annotated[
         Path | None, typer.Option(help="Add it to TensorBoard's logs in this folder as well.")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of whatever is drawn.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=MAX_SEED, help="Of whatever is drawn.")] = 0,
     device: Annotated[str, typer.Option(help=HELP)] = "auto",
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with an interrupted evaluation.")

@@ -5,10 +5,14 @@ from typing import Annotated, Literal
 
 import typer
 
+from bandstop.cli.export_precision import Given, images_for
 from bandstop.cli.output import show
 from bandstop.edit.artifact import load_artifact
 from bandstop.edit.request import parse_forget
-from bandstop.export.release import export_release
+from bandstop.export.measure_asks import MOST
+from bandstop.export.measure_record import MeasuredRecord
+from bandstop.export.precision_record import PrecisionRecord
+from bandstop.export.release import Options, export_release
 from bandstop.export.spec import ExportSpec
 
 app = typer.Typer(add_completion=False)
@@ -35,11 +39,42 @@ def run(
     always_forget: Annotated[
         str | None, typer.Option(help="Gated: classes that every request forgets.")
     ] = None,
+    mask_logits: Annotated[
+        bool,
+        typer.Option(
+            "--mask-logits",
+            help="Switch the logits of --always-forget off as well: hides, does not forget more.",
+        ),
+    ] = False,
     input_type: Annotated[
         Literal["float32", "uint8"],
         typer.Option("--input", help="Pixels in a request: [0, 1] NCHW, or bytes NHWC."),
     ] = "float32",
     max_batch_size: Annotated[int, typer.Option(help="The largest batch that is served.")] = 64,
+    table: Annotated[
+        Literal["float32", "float16", "uint16"],
+        typer.Option(help="Gated: how masks are stored; with 16 bits the file is smaller."),
+    ] = "float32",
+    precision: Annotated[
+        Literal["float32", "fp16", "int8"],
+        typer.Option(help="Of the file's numbers; below float32 forgetting is measured again."),
+    ] = "float32",
+    data: Annotated[
+        str | None,
+        typer.Option(help="Measure the file's accuracies on the test images of this data set."),
+    ] = None,
+    measure: Annotated[
+        int | None,
+        typer.Option(min=0, help=f"How many answers to measure at most (else {MOST}); 0 for all."),
+    ] = None,
+    calibrate: Annotated[
+        int | None, typer.Option(help="int8: how many training images to calibrate with.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="int8: draws these images.")] = None,
+    forget_rise: Annotated[
+        float | None,
+        typer.Option(help="fp16, int8: how much forget_acc may rise, as a fraction."),
+    ] = None,
     trust_factory: Annotated[
         bool, typer.Option("--trust-factory", help="Allow the artifact to import your own module.")
     ] = False,
@@ -57,10 +92,16 @@ def run(
         forget_slots=forget_slots,
         allow_none=allow_none,
         always_forget=() if always_forget is None else parse_forget(always_forget, names).classes,
+        mask_logits=mask_logits,
         input=input_type,
+        precision=precision,
         max_batch_size=max_batch_size,
+        table=table,
     )
-    record = export_release(loaded, spec, out).record
+    given = Given(data, measure, calibrate, seed, forget_rise)
+    measured_on, lowering = images_for(loaded, spec, given)
+    options = Options(measure=measured_on, lowering=lowering)
+    record = export_release(loaded, spec, out, options).record
     show(
         {
             "release": str(out),
@@ -69,6 +110,22 @@ def run(
             "digest": record.files["model.onnx"].sha256,
             "parity_max_abs": record.parity.max_abs,
             "parity_compared": record.parity.compared,
+            **_accuracies(record.measured),
+            **_precision(record.precision),
         },
         as_json=as_json,
     )
+
+
+def _accuracies(measured: MeasuredRecord | None) -> dict[str, object]:
+    if measured is None:
+        return {}
+    shown = measured.model_dump(include={"forget_acc", "worst_forget_acc", "retain_acc"})
+    return {**shown, "answers": measured.forget_images + measured.retain_images}
+
+
+def _precision(precision: PrecisionRecord | None) -> dict[str, object]:
+    if precision is None:
+        return {}
+    shown = {"forget_acc_float32", "retain_acc_float32", "mean_abs", "top1_agreement"}
+    return {"precision": precision.kind, **precision.model_dump(include=shown)}

@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from bandstop.cli.output import show
-from bandstop.export.record import ReleaseRecord, load_release
+from bandstop.export.record import ReleaseRecord
+from bandstop.export.record_files import load_release
 from bandstop.export.repository import publish, versions
 
 app = typer.Typer(add_completion=False, help="Releases in a Triton model repository.")

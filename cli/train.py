@@ -15,6 +15,7 @@ from bandstop.edit.checkpoint import load_checkpoint, save_checkpoint
 from bandstop.edit.data import load_data
 from bandstop.edit.errors import InputError
 from bandstop.edit.request import parse_forget
+from bandstop.edit.seeds import MAX_SEED
 from bandstop.edit.storage import refuse_existing
 from bandstop.edit.train import recipe_for, train, validation_accuracy, without_classes
 
@@ -49,7 +50,9 @@ def run(
     image_size: Annotated[
         int | None, typer.Option(min=1, help="Stretch images to this height and width.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seeds split, weights, order, augmentation.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=MAX_SEED, help="Seeds split, weights, order, augmentation.")
+    ] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from OUT.partial of an interrupted run.")

@@ -15,12 +15,12 @@ from bandstop.cli.unlearn_source import Named, load_source
 from bandstop.edit import team
 from bandstop.edit.errors import InputError
 from bandstop.edit.methods import METHODS, configured, preset
+from bandstop.edit.seeds import MAX_SEED
 from bandstop.edit.storage import refuse_existing
 
 app = typer.Typer(add_completion=False)
 _ALL_AT_ONCE = ("wf-net",)
 _ALL_EACH = "all-each"
-MAX_SEED = 2**63 - 1
 
 
 @app.command(name="unlearn")

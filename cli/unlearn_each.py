@@ -7,8 +7,8 @@ from pathlib import Path
 
 from bandstop.cli.output import say
 from bandstop.cli.unlearn_source import Source, save
-from bandstop.edit.artifact import params_of, read_manifest
 from bandstop.edit.errors import InputError, NothingForgottenError
+from bandstop.edit.manifest import params_of, read_manifest
 from bandstop.edit.method import Method
 from bandstop.edit.request import ForgetRequest
 from bandstop.edit.storage import state_sha256

@@ -11,10 +11,10 @@ from bandstop.cli.layers import show_layers
 from bandstop.cli.output import say
 from bandstop.cli.unlearn_source import Source, save
 from bandstop.edit import team
-from bandstop.edit.artifact import params_of
 from bandstop.edit.edits import on_cpu
 from bandstop.edit.errors import InputError
 from bandstop.edit.journal import Journal
+from bandstop.edit.manifest import params_of
 from bandstop.edit.method import Method
 from bandstop.edit.origin import Origin
 from bandstop.edit.request import ForgetRequest, parse_forget, parse_instances

@@ -5,14 +5,11 @@ model.safetensors   the edited weights; for gates the frozen backbone
 gates.safetensors   the masks, for gates only
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
-from pydantic import Field, JsonValue, ValidationError
 from torch import Tensor
 
 from bandstop.edit import tensors
@@ -20,16 +17,19 @@ from bandstop.edit.batchnorm import fold_batchnorm
 from bandstop.edit.classifier import Classifier
 from bandstop.edit.edits import Edit, GateEdit, fold
 from bandstop.edit.errors import ArtifactError
-from bandstop.edit.method import Method
-from bandstop.edit.records import (
-    ArchRecord,
-    ClassNames,
-    PreprocessRecord,
-    Sha256,
-    Strict,
-    description,
-    misfits,
+from bandstop.edit.manifest import (
+    FORMAT,
+    GATES,
+    MANIFEST,
+    MODEL,
+    FileRecord,
+    Manifest,
+    params_of,
+    read_manifest,
 )
+from bandstop.edit.method import Method
+from bandstop.edit.parent import parent_tensors
+from bandstop.edit.records import description
 from bandstop.edit.request import ForgetRequest
 from bandstop.edit.skeleton import skeleton
 from bandstop.edit.storage import (
@@ -39,58 +39,6 @@ from bandstop.edit.storage import (
     state_sha256,
     write_folder,
 )
-
-FORMAT = "bandstop-artifact/1"
-MANIFEST, MODEL, GATES = "manifest.json", "model.safetensors", "gates.safetensors"
-_MANIFEST_LIMIT = 16 << 20  # bytes; a thousand class names take 20 kB
-
-
-class RequestRecord(Strict):
-    """See `ForgetRequest`."""
-
-    classes: list[int]
-    instances: list[int]
-    labels: list[int] = Field(default_factory=list)
-
-
-class FileRecord(Strict):
-    """Size in bytes and digest of a file."""
-
-    size: int
-    sha256: Sha256
-
-
-class Manifest(Strict):
-    """What manifest.json holds.
-
-    Attributes:
-        found: what the method chose and saw (grid points, losses, how much each layer changed).
-        parent_sha256: digest of the weights that the edit started from, BatchNorm not yet folded.
-        forgotten_before: the classes that earlier edits of the same network took out.
-        instances_before: the training images that they took out.
-        split_seed: divided the data that the network was trained on; None where nothing says so.
-        stand_in: what stood in for the training images, `synthesised` or a kind of data; None
-            where they were at hand.
-    """
-
-    format: Literal["bandstop-artifact/1"]
-    kind: Literal["weights", "gates"]
-    arch: ArchRecord
-    bn_folded: bool | Literal["apart"]
-    class_names: ClassNames
-    preprocess: PreprocessRecord
-    method: str
-    params: dict[str, JsonValue]
-    seed: int
-    request: RequestRecord
-    found: dict[str, JsonValue]
-    versions: dict[str, str]
-    parent_sha256: Sha256
-    files: dict[Literal["model.safetensors", "gates.safetensors"], FileRecord]
-    forgotten_before: tuple[int, ...] = ()
-    instances_before: tuple[int, ...] = ()
-    split_seed: int | None = None
-    stand_in: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +84,8 @@ def save_artifact(
         stand_in: what stood in for its training images.
     """
     state = model.network.state_dict()
-    files = {MODEL: tensors.dump(state if isinstance(edit, GateEdit) else fold(state, edit))}
+    after = state if isinstance(edit, GateEdit) else fold(state, edit)
+    files = {MODEL: tensors.dump(after)}
     if isinstance(edit, GateEdit):
         files[GATES] = tensors.dump(edit.masks)
     manifest = Manifest.model_validate_json(
@@ -161,18 +110,14 @@ def save_artifact(
                 "instances_before": list(instances_before),
                 "split_seed": split_seed,
                 "stand_in": stand_in,
+                "parent_tensors": None
+                if isinstance(edit, GateEdit)
+                else parent_tensors(state, after),
             }
         )
     )
     write_folder(out, {**files, MANIFEST: canonical_json(manifest.model_dump(mode="json"))})
     return manifest
-
-
-def params_of(method: Method) -> dict[str, JsonValue]:
-    """Return the settings of `method` as they stand in a manifest, without its seed."""
-    params: dict[str, JsonValue] = json.loads(canonical_json(asdict(method)))  # type: ignore[call-overload]  # a Method is a dataclass, which a Protocol cannot say
-    del params["seed"]
-    return params
 
 
 def load_artifact(path: Path, *, trust_factory: bool = False) -> Artifact:
@@ -194,35 +139,6 @@ def load_artifact(path: Path, *, trust_factory: bool = False) -> Artifact:
         return Artifact(manifest, model, None)
     masks = _load_masks(files["gates.safetensors"], state, len(manifest.class_names), path)
     return Artifact(manifest, model, GateEdit(masks, manifest.found))
-
-
-def read_manifest(path: Path) -> Manifest:
-    """Return the manifest of the artifact folder `path`, after checking which files are there.
-
-    Raises:
-        ArtifactError: no artifact, an unlisted or missing file, or a manifest of another shape.
-    """
-    file = path / MANIFEST
-    if not file.is_file() or file.is_symlink():
-        raise ArtifactError(f"{path}: not an artifact, expected a folder with a {MANIFEST}")
-    if file.stat().st_size > _MANIFEST_LIMIT:
-        raise ArtifactError(f"{file}: larger than {_MANIFEST_LIMIT} bytes")
-    content = file.read_bytes()
-    try:
-        manifest = Manifest.model_validate_json(content)
-    except ValidationError as error:
-        raise ArtifactError(f"{file}: not a valid manifest: {misfits(error)}") from error
-    if twice := tensors.named_twice(content):
-        raise ArtifactError(f"{file}: not a valid manifest: names {', '.join(twice)} twice")
-    wanted = {MODEL} | ({GATES} if manifest.kind == "gates" else set())
-    if set(manifest.files) != wanted:
-        raise ArtifactError(f"{file}: lists {sorted(manifest.files)}, expected {sorted(wanted)}")
-    there = {entry.name for entry in path.iterdir()}
-    wrong = [f"missing {name}" for name in sorted(wanted - there)]
-    wrong += [f"unlisted file {name}" for name in sorted(there - wanted - {MANIFEST})]
-    if wrong:
-        raise ArtifactError(f"{path}: {', '.join(wrong)}")
-    return manifest
 
 
 def _checked(file: Path, record: FileRecord) -> bytes:

@@ -8,11 +8,11 @@ from typing import Literal
 
 import torch
 
-from bandstop.edit.artifact import read_manifest
 from bandstop.edit.checkpoint import describe_checkpoint
 from bandstop.edit.data import load_data
 from bandstop.edit.errors import InputError
 from bandstop.edit.images import DataSplits, Preprocess
+from bandstop.edit.manifest import read_manifest
 from bandstop.edit.origin import Origin, is_artifact, is_checkpoint, origin_of
 
 Interpolation = Literal["nearest", "bilinear", "bicubic"]

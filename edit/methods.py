@@ -35,6 +35,7 @@ from bandstop.edit.errors import InputError
 from bandstop.edit.l2ul import L2UL
 from bandstop.edit.method import Method
 from bandstop.edit.presets import Preset, read_presets
+from bandstop.edit.seeds import MAX_SEED
 from bandstop.edit.svd import SVD
 from bandstop.edit.wf_net import WFNet
 
@@ -128,12 +129,15 @@ def configured(base: Method, given: Mapping[str, object]) -> Method:
         )
     values = {key: getattr(base, key) for key in known} | dict(given)
     try:
-        return TypeAdapter(type(base)).validate_python(values)
+        made = TypeAdapter(type(base)).validate_python(values)
     except ValidationError as error:
         lines = [
             f"{(*e['loc'], 'setting')[0]}: {e['msg']}" for e in error.errors(include_url=False)
         ]
         raise InputError(f"{base.name}: {'; '.join(lines)}") from error
+    if not 0 <= made.seed <= MAX_SEED:
+        raise InputError(f"{base.name}: seed: expected 0..{MAX_SEED}, got {made.seed}")
+    return made
 
 
 def _check_method(method: str) -> None:

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from bandstop.edit.artifact import Manifest, read_manifest
 from bandstop.edit.checkpoint import describe_checkpoint
+from bandstop.edit.manifest import Manifest, read_manifest
 
 
 @dataclass(frozen=True, slots=True)

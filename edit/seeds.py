@@ -2,8 +2,11 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 import torch
+
+MAX_SEED: Final = 2**63 - 1  # what every generator takes
 
 
 def seeded(seed: int, *numbers: int) -> torch.Generator:

@@ -23,6 +23,12 @@ class ParityFailed(ExportError):  # noqa: N818  # the event, as the command line
     exit_code: ClassVar[int] = 4
 
 
+class ForgettingLost(ExportError):  # noqa: N818  # same
+    """A file of lower precision recognises again what was forgotten; nothing was written."""
+
+    exit_code: ClassVar[int] = 4
+
+
 class GraphNotAllowed(ExportError):  # noqa: N818  # same
     """An ONNX graph breaks a rule that every served graph keeps."""
 

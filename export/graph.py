@@ -9,8 +9,11 @@ from torch.nn import functional as F
 
 from bandstop.edit.classifier import Classifier
 from bandstop.edit.edits import GateEdit
-from bandstop.edit.gates import Gated, bias_of
-from bandstop.export.spec import ExportSpec
+from bandstop.edit.gates import Gate, Gated, bias_of
+from bandstop.export.graph_attention import arranged, install_, without_keys
+from bandstop.export.spec import ExportSpec, Table
+
+_STEPS = 65535  # of a mask in a table of uint16
 
 
 class Pixels(nn.Module):
@@ -40,11 +43,11 @@ class GateTable(nn.Module):
     ids: Tensor
     refused: Tensor
 
-    def __init__(self, masks: Tensor, slots: int) -> None:
+    def __init__(self, masks: Tensor, slots: int, table: Table = "float32") -> None:
         """Keep `masks` (rows, columns): a row a class and, where allowed, one of nothing."""
         super().__init__()
         self.slots = slots
-        self.register_buffer("masks", masks)
+        self.register_buffer("masks", _stored(masks, table))
         self.register_buffer("ids", torch.arange(len(masks))[:, None])
         self.register_buffer("refused", torch.tensor(float("nan")))
 
@@ -61,7 +64,9 @@ class GateTable(nn.Module):
         accepted = inside if self.slots == 1 else inside.all(dim=1, keepdim=True)
         safe = torch.where(accepted, forget_class, 0)
         # F.embedding exports as a plain Gather; indexing would export as GatherND
-        rows = F.embedding(safe, self.masks)  # (n, slots, columns)
+        rows = F.embedding(safe, self.masks).float()  # (n, slots, columns)
+        if self.masks.dtype == torch.uint16:
+            rows = rows / _STEPS
         masks = rows.squeeze(1) if self.slots == 1 else rows.amin(dim=1)
         applied = torch.where(accepted, F.embedding(safe, self.ids).squeeze(2), -1)
         return accepted, masks, applied
@@ -89,12 +94,18 @@ class GatedGraph(nn.Module):
         """Serve `model` under the masks that each request names."""
         super().__init__()
         names, tied = _in_order(model, gates), is_tied(model, gates)
-        own = [n for n in names if not (tied and n.endswith("bias"))]  # masks of their own
-        self.columns = {name: gates.masks[name].shape[1] for name in own}
+        attention = arranged(model.network, names)
+        own = {n: gates.masks[n] for n in names if not (tied and n.endswith("bias"))}
+        own |= {b: without_keys(own[b]) for b in map(bias_of, attention) if b in own}
+        self.columns = {name: mask.shape[1] for name, mask in own.items()}
         self.preprocess = Pixels(model, spec.input)
-        masks = torch.cat([gates.masks[name] for name in self.columns], dim=1).float()
-        self.gates = GateTable(_rows(masks, spec), spec.forget_slots)
-        self.network = Gated(model.network, tuple(names), tied=tied)
+        masks = torch.cat(list(own.values()), dim=1).float()
+        self.gates = GateTable(_rows(masks, spec), spec.forget_slots, spec.table)
+        here = {*attention, *map(bias_of, attention)}
+        self.network = Gated(model.network, [n for n in names if n not in here], tied=tied)
+        for weight in attention:
+            gate = Gate(weight, names, self.network.selected, tied=tied)
+            install_(self.network.network, gate)
 
     def forward(self, image: Tensor, forget_class: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits (n, num_classes), NaN where refused, and applied (n, slots)."""
@@ -122,6 +133,13 @@ def served_names(graph: PlainGraph | GatedGraph) -> dict[str, str]:
         owner, _, leaf = name.removeprefix(inner).rpartition(".")
         names[name] = f"{layers.get(owner, owner)}.{leaf}".removeprefix(".")
     return names
+
+
+def _stored(masks: Tensor, table: Table) -> Tensor:
+    """Return `masks` in [0, 1] as numbers of the kind `table`, of which 0 and 1 are exact."""
+    if table == "uint16":
+        return (masks.double() * _STEPS).round().to(torch.uint16)
+    return masks.half() if table == "float16" else masks
 
 
 def _in_order(model: Classifier, gates: GateEdit) -> Sequence[str]:

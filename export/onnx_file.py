@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from bandstop.export.errors import ExportError
 from bandstop.export.graph import GatedGraph, PlainGraph, served_names
+from bandstop.export.graph_place import place_masks_
 from bandstop.export.record import TensorRecord
 
 OPSET, MAX_IR_VERSION = 18, 10  # Triton 24.10 has ONNX Runtime 1.19, which reads up to these
@@ -40,20 +41,21 @@ def to_onnx(
     structure = _exported(graph, inputs, outputs)
     weights = _weights_to_inputs_(structure, names)
     onnxscript.optimizer.optimize_ir(structure)
+    place_masks_(structure.graph)
     for i, constant in enumerate(list(structure.graph.initializers.values())):
         constant.name = f"constant_{i}"
     lost = [name for name, value in weights.items() if value.name != name]
     if lost:
         raise ExportError(f"export: {', '.join(lost)}: these names are taken; rename the weights")
     model = onnx_ir.to_proto(structure)
-    _strip_(model)
+    strip_(model)
     _free_batch_axis_(model)
     _inputs_to_weights_(model, inputs, _by_served_name(graph, names))
     return bytes(model.SerializeToString(deterministic=True))
 
 
 def with_weights(file: bytes, graph: PlainGraph | GatedGraph) -> bytes | None:
-    """Return the ONNX `file` with the weights of `graph`, or None where names or shapes differ.
+    """Return the ONNX `file` with the weights of `graph`; None where names, shapes or types differ.
 
     `file` must come from `to_onnx` of the same kind of graph; parity finds out where it does not.
     """
@@ -63,9 +65,12 @@ def with_weights(file: bytes, graph: PlainGraph | GatedGraph) -> bytes | None:
         if initializer.name.startswith("constant_"):
             continue
         weight = weights.get(initializer.name)
-        if weight is None or tuple(initializer.dims) != tuple(weight.shape):
+        if weight is None:
             return None
-        initializer.CopyFrom(_tensor(initializer.name, weight))
+        tensor = _tensor(initializer.name, weight)
+        if (tensor.dims, tensor.data_type) != (initializer.dims, initializer.data_type):
+            return None
+        initializer.CopyFrom(tensor)
     return bytes(model.SerializeToString(deterministic=True))
 
 
@@ -118,16 +123,24 @@ def _inputs_to_weights_(
     graph.initializer.extend(_plain(c) for c in constants if c.name in used)
 
 
-def _strip_(model: onnx.ModelProto) -> None:
+def strip_(model: onnx.ModelProto) -> None:
     """Remove what tells of the machine, the sources or the exporter's own workings."""
     for field in ("producer_version", "domain", "doc_string", "metadata_props"):
         model.ClearField(field)
     model.producer_name = "bandstop"
     model.graph.name = "classifier"
-    model.graph.ClearField("value_info")
+    _forget_shapes_(model.graph)
     for part in _parts(model.graph):
         part.ClearField("doc_string")
         part.ClearField("metadata_props")
+
+
+def _forget_shapes_(graph: onnx.GraphProto) -> None:
+    """Remove what a reader can work out by itself: all but the size of what is enlarged."""
+    enlarged = {node.output[0] for node in graph.node if node.op_type == "Resize"}
+    needed = [value for value in graph.value_info if value.name in enlarged]
+    del graph.value_info[:]
+    graph.value_info.extend(needed)
 
 
 def _parts(
@@ -137,11 +150,13 @@ def _parts(
     yield from graph.node
     yield from graph.input
     yield from graph.output
+    yield from graph.value_info
     yield from graph.initializer
 
 
 def _free_batch_axis_(model: onnx.ModelProto) -> None:
-    for value in (*model.graph.input, *model.graph.output):
+    graph = model.graph
+    for value in (*graph.input, *graph.output, *graph.value_info):
         dims = value.type.tensor_type.shape.dim
         if dims:
             dims[0].dim_param = BATCH_AXIS

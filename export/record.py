@@ -1,15 +1,16 @@
-"""What release.json says, and releases read back with every digest checked (no torch in here)."""
+"""What release.json says (no torch in here)."""
 
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
-from bandstop.export.errors import ReleaseError, schema_misfits
+from bandstop.export.measure_record import MeasuredRecord
+from bandstop.export.parity_record import ParityRecord
+from bandstop.export.precision_record import Precision, PrecisionRecord
+from bandstop.export.record_strict import Sha256, Strict
 
 MODEL: Final = "model.onnx"
 CONFIG: Final = "config.pbtxt"
@@ -19,14 +20,7 @@ SIGNATURE: Final = "signature.json"  # only in a signed release
 NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,63}$"
 RECORD_LIMIT, SIGNATURE_LIMIT = 16 << 20, 1 << 20  # bytes
 
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 FileName = Literal["model.onnx", "config.pbtxt", "labels.txt"]
-
-
-class Strict(BaseModel):
-    """A part of release.json: no field too many, none missing, no conversion of types."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class TensorRecord(Strict):
@@ -58,6 +52,8 @@ class ForgetRecord(Strict):
         always: forgotten in every request, beside what the request names.
         slots: how many classes a request names; 0 where requests have no say.
         allow_none: whether a request may ask to forget nothing, by the index after the last class.
+        masked_logits: classes among `always` whose logit is switched off too: hidden, not forgotten
+            any better.
     """
 
     classes: list[int]
@@ -65,35 +61,7 @@ class ForgetRecord(Strict):
     always: list[int]
     slots: int
     allow_none: bool
-
-
-class ParityRecord(Strict):
-    """How closely ONNX Runtime agreed with PyTorch on literally masked weights.
-
-    Attributes:
-        max_abs: largest absolute difference of a logit.
-        tolerance: what was allowed.
-        rows: how many of the rows that a request can name were checked; 1 where it names none.
-        rows_total: how many it can name.
-        combinations: sets of different rows named together that were checked.
-        row_gap: what a wrong row would have changed at least, the smallest difference between two
-            neighbouring rows; where it is below the tolerance parity cannot tell them apart.
-        images: different images used.
-        compared: pairs of row and image, each compared over all logits.
-        batches: the different batch sizes run.
-        refused: requests with an index out of range that were refused as they should be.
-    """
-
-    max_abs: float
-    tolerance: float
-    rows: int
-    rows_total: int
-    combinations: int
-    row_gap: float | None
-    images: int
-    compared: int
-    batches: list[int]
-    refused: int
+    masked_logits: list[int] = Field(default_factory=list)
 
 
 class ServingRecord(Strict):
@@ -122,6 +90,10 @@ class ReleaseRecord(Strict):
         artifact_sha256: digest of the artifact's manifest; None for an unedited model.
         class_names: by index; a class that a baked release forgot has the empty name.
         parent_sha256: digest of the weights that the edit started from.
+        parent_tensors: of a baked release, each tensor that the edit changed and the digest of its
+            numbers before; the file holds none of these. None where nothing is known of them.
+        measured: accuracies of the file itself; None where there was no data to measure with.
+        precision: of a file of lower precision, how it compares; None for float32.
     """
 
     format: Literal["bandstop-release/1"]
@@ -140,77 +112,14 @@ class ReleaseRecord(Strict):
     parity: ParityRecord
     versions: dict[str, str]
     files: dict[FileName, FileRecord]
+    parent_tensors: dict[str, Sha256] | None = None
+    measured: MeasuredRecord | None = None
+    precision: PrecisionRecord | None = None
 
-
-@dataclass(frozen=True, slots=True)
-class Release:
-    """A release folder and what its release.json says."""
-
-    path: Path
-    record: ReleaseRecord
-
-
-def load_release(path: Path) -> Release:
-    """Return the release in the folder `path`, after checking every file against its digest.
-
-    Raises:
-        ReleaseError: something is missing, unlisted, corrupt or does not fit.
-    """
-    return Release(path, read_files(path)[0])
-
-
-def read_files(path: Path) -> tuple[ReleaseRecord, dict[str, bytes]]:
-    """Return the record and the checked content of each file of the release folder `path`.
-
-    The signature, where there is one, comes with them; `verify` tells whether it is good.
-
-    Raises:
-        ReleaseError: something is missing, unlisted, corrupt or does not fit.
-    """
-    record = read_record(path / RECORD)
-    wanted = {MODEL, CONFIG, LABELS}
-    if set(record.files) != wanted:
-        raise ReleaseError(f"{path}: lists {sorted(record.files)}, expected {sorted(wanted)}")
-    there = {entry.name for entry in path.iterdir()}
-    misfits = [f"missing {name}" for name in sorted(wanted - there)]
-    misfits += [f"unlisted file {name}" for name in sorted(there - wanted - {RECORD, SIGNATURE})]
-    if misfits:
-        raise ReleaseError(f"{path}: {', '.join(misfits)}; export it again")
-    files = {str(name): _checked(path / name, known) for name, known in record.files.items()}
-    files[RECORD] = (path / RECORD).read_bytes()
-    if SIGNATURE in there:
-        files[SIGNATURE] = _signature(path / SIGNATURE)
-    return record, files
-
-
-def read_record(file: Path) -> ReleaseRecord:
-    """Return what the release.json `file` says; only its own shape is checked.
-
-    Raises:
-        ReleaseError: no such file, or not of the shape of a release.json.
-    """
-    if not file.is_file() or file.is_symlink():
-        raise ReleaseError(f"{file.parent}: not a release, expected a folder with a {RECORD}")
-    if file.stat().st_size > RECORD_LIMIT:
-        raise ReleaseError(f"{file}: larger than {RECORD_LIMIT} bytes")
-    return parse_record(file.read_bytes(), str(file))
-
-
-def parse_record(data: bytes, where: str) -> ReleaseRecord:
-    """Return what the content `data` of a release.json says.
-
-    Args:
-        data: the content.
-        where: the file's name, for messages.
-
-    Raises:
-        ReleaseError: not of the shape of a release.json.
-    """
-    try:
-        return ReleaseRecord.model_validate_json(data)
-    except ValidationError as error:
-        told = schema_misfits(error, "file", most=8)
-        raise ReleaseError(f"{where}: not a valid release record: {told}") from error
+    @property
+    def told_precision(self) -> Precision:
+        """The precision that the file says it has."""
+        return "float32" if self.precision is None else self.precision.kind
 
 
 def record_bytes(record: ReleaseRecord) -> bytes:
@@ -225,27 +134,3 @@ def describe(files: Mapping[FileName, bytes]) -> dict[FileName, FileRecord]:
         name: FileRecord(size=len(data), sha256=hashlib.sha256(data).hexdigest())
         for name, data in files.items()
     }
-
-
-def _signature(file: Path) -> bytes:
-    if file.is_symlink() or not file.is_file():
-        raise ReleaseError(f"{file}: not a regular file")
-    if file.stat().st_size > SIGNATURE_LIMIT:
-        raise ReleaseError(f"{file}: larger than {SIGNATURE_LIMIT} bytes")
-    return file.read_bytes()
-
-
-def _checked(file: Path, known: FileRecord) -> bytes:
-    if file.is_symlink() or not file.is_file():
-        raise ReleaseError(f"{file}: not a regular file")
-    if file.stat().st_size != known.size:
-        raise ReleaseError(
-            f"{file}: {file.stat().st_size} bytes, expected {known.size}; the file is corrupt"
-        )
-    data = file.read_bytes()
-    digest = hashlib.sha256(data).hexdigest()
-    if digest != known.sha256:
-        raise ReleaseError(
-            f"{file}: digest {digest[:12]}..., expected {known.sha256[:12]}...; the file is corrupt"
-        )
-    return data

@@ -1,19 +1,13 @@
 """From an artifact, or an unedited model, to a release folder that passed rules and parity."""
 
 import re
-from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import onnx
-import onnxruntime
-import torch
 from torch import Tensor
 
 from bandstop.edit.artifact import Artifact
-from bandstop.edit.batchnorm import fold_batchnorm
 from bandstop.edit.classifier import Classifier
-from bandstop.edit.edits import GateEdit, edited
 from bandstop.edit.origin import forgotten_by
 from bandstop.edit.storage import (
     canonical_json,
@@ -25,22 +19,33 @@ from bandstop.edit.storage import (
 from bandstop.export.config import config_text, labels_text
 from bandstop.export.errors import SpecError
 from bandstop.export.graph import GatedGraph, PlainGraph
+from bandstop.export.measure import Measure, accuracy_on_file
 from bandstop.export.onnx_file import to_onnx, with_weights
+from bandstop.export.parent import refuse_parent_form
 from bandstop.export.parity import check_parity
+from bandstop.export.precision import check_lowering, lowered
+from bandstop.export.precision_data import Lowering
 from bandstop.export.record import (
     CONFIG,
     LABELS,
     MODEL,
     NAME_PATTERN,
     RECORD,
-    ForgetRecord,
-    ParityRecord,
-    PreprocessRecord,
-    Release,
     ReleaseRecord,
     ServingRecord,
     describe,
     record_bytes,
+)
+from bandstop.export.record_files import Release
+from bandstop.export.release_graph import graph_of, with_masked_logits
+from bandstop.export.release_parts import (
+    Source,
+    class_names_of,
+    default_name,
+    forget_record,
+    library_versions,
+    preprocess_record,
+    rounded,
 )
 from bandstop.export.rules import check_graph
 from bandstop.export.spec import ExportSpec, check_original, check_spec, signature
@@ -56,25 +61,16 @@ class Options:
         images: the user's images (n, c, h, w), uint8 or float32 in [0, 1], for the parity check.
         like: an earlier release of the same architecture and spec but other weights; its graph is
             refilled instead of exported again where that fits. The result is the same.
+        measure: images to measure the file's accuracies with; None measures none.
+        lowering: images for a file of lower precision; None for float32.
     """
 
     name: str | None = None
     serving: ServingRecord = field(default_factory=ServingRecord)
     images: Tensor | None = None
     like: Release | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Source:
-    """What is released: the network before masks, its masks, and where they come from."""
-
-    model: Classifier
-    gates: GateEdit | None
-    method: str | None
-    classes: tuple[int, ...]
-    instances: int
-    artifact_sha256: str | None
-    parent_sha256: str
+    measure: Measure | None = None
+    lowering: Lowering | None = None
 
 
 def export_release(
@@ -85,13 +81,13 @@ def export_release(
     Raises:
         SpecError: the artifact cannot give what `spec` asks.
         InputError: `out` exists already, or its parent does not.
-        GraphNotAllowed: the graph breaks a rule.
+        GraphNotAllowed: the graph breaks a rule, or has a tensor as it was before the edit.
         ParityFailed: ONNX Runtime and PyTorch disagree.
     """
     refuse_existing(out)
     check_spec(spec, artifact)
     manifest = artifact.manifest
-    source = _Source(
+    source = Source(
         model=artifact.model,
         gates=artifact.gates,
         method=manifest.method,
@@ -99,6 +95,7 @@ def export_release(
         instances=len(manifest.request.instances),
         artifact_sha256=sha256(canonical_json(manifest.model_dump(mode="json"))),
         parent_sha256=manifest.parent_sha256,
+        parent_tensors=manifest.parent_tensors,
     )
     return _release(source, spec, out, options or Options())
 
@@ -115,39 +112,52 @@ def release_classifier(
     refuse_existing(out)
     check_original(spec, model.num_classes)
     parent = state_sha256(model.network.state_dict())
-    source = _Source(model, None, None, (), 0, None, parent)
+    source = Source(model, None, None, (), 0, None, parent)
     return _release(source, spec, out, options or Options())
 
 
-def _release(source: _Source, spec: ExportSpec, out: Path, options: Options) -> Release:
-    name = options.name or _default_name(source.model, spec)
+def _release(source: Source, spec: ExportSpec, out: Path, options: Options) -> Release:
+    name = options.name or default_name(source.model, spec)
     if not re.fullmatch(NAME_PATTERN, name):
         raise SpecError(f"name: expected {NAME_PATTERN}, got {name!r}")
-    model = source.model
+    check_lowering(spec, options.lowering)
+    model = with_masked_logits(source.model, spec)
     inputs, outputs = signature(spec, model.preprocess, model.num_classes)
-    graph = _graph(source, spec)
+    graph, baked = graph_of(model, source.gates, spec)
+    parent = source.parent_tensors if source.gates is None else baked
     file = _refilled(graph, spec, options.like, [inputs, outputs])
     file = file or to_onnx(graph, inputs, outputs)
     check_graph(file, inputs, outputs)
     parity = check_parity(file, model, source.gates, spec, options.images)
-    class_names = _class_names(source, spec)
+    refuse_parent_form(file, parent or {})
+    forget, measure = forget_record(source, spec), options.measure
+    file, precision = lowered(file, spec, forget, model.num_classes, options.lowering)
+    if precision is not None:
+        check_graph(file, inputs, outputs, spec.precision)
+    measured = None
+    if measure is not None:
+        measured = accuracy_on_file(file, forget, model.num_classes, measure)
+    class_names = class_names_of(source, spec)
     labels = labels_text(class_names).encode()
     record = ReleaseRecord(
         format="bandstop-release/1",
         name=name,
         mode=spec.mode,
         method=source.method,
-        forget=_forget_record(source, spec),
+        forget=forget,
         inputs=inputs,
         outputs=outputs,
         max_batch_size=spec.max_batch_size,
         class_names=class_names,
-        preprocess=_preprocess_record(model, spec),
+        preprocess=preprocess_record(model, spec),
         serving=options.serving,
         artifact_sha256=source.artifact_sha256,
         parent_sha256=source.parent_sha256,
-        parity=_rounded(parity),
-        versions=_library_versions(),
+        parent_tensors=None if parent is None else dict(parent),
+        parity=rounded(parity),
+        measured=measured,
+        precision=precision,
+        versions=library_versions(),
         files=describe({MODEL: file, LABELS: labels}),
     )
     config = config_text(name, {1: record}).encode()
@@ -157,67 +167,14 @@ def _release(source: _Source, spec: ExportSpec, out: Path, options: Options) -> 
     return Release(out, record)
 
 
-def _graph(source: _Source, spec: ExportSpec) -> PlainGraph | GatedGraph:
-    model = source.model
-    if spec.mode == "gated" and source.gates is not None:
-        return GatedGraph(model, source.gates, spec)
-    if source.gates is not None:
-        model = edited(model, source.gates, spec.forget)
-    return PlainGraph(model if model.bn_folded else fold_batchnorm(model), spec)
-
-
 def _refilled(
     graph: PlainGraph | GatedGraph, spec: ExportSpec, like: Release | None, wanted: list[object]
 ) -> bytes | None:
     """Return the graph of `like` with the weights of `graph`, or None where it is another graph."""
-    if like is None:
+    if like is None or like.record.precision is not None:
         return None
     record = like.record
     gated = record.mode == "gated"
     if [record.inputs, record.outputs] != wanted or gated != (spec.mode == "gated"):
         return None
     return with_weights((like.path / MODEL).read_bytes(), graph)
-
-
-def _default_name(model: Classifier, spec: ExportSpec) -> str:
-    arch = re.sub(r"[^a-z0-9_-]+", "-", model.arch.name.rpartition(":")[2].lower()).strip("-_")
-    return f"{arch[:48] or 'model'}_{spec.mode}"
-
-
-def _class_names(source: _Source, spec: ExportSpec) -> list[str]:
-    """Return the names by index; which class a baked release forgot is nobody's business."""
-    forgotten = source.classes if spec.mode == "baked" else ()
-    return ["" if c in forgotten else n for c, n in enumerate(source.model.class_names)]
-
-
-def _forget_record(source: _Source, spec: ExportSpec) -> ForgetRecord:
-    return ForgetRecord(
-        classes=sorted(source.classes),
-        instances=source.instances,
-        always=sorted(spec.always_forget),
-        slots=spec.forget_slots if spec.mode == "gated" else 0,
-        allow_none=spec.allow_none,
-    )
-
-
-def _preprocess_record(model: Classifier, spec: ExportSpec) -> PreprocessRecord:
-    fields = {
-        k: list(v) if isinstance(v, tuple) else v for k, v in asdict(model.preprocess).items()
-    }
-    return PreprocessRecord.model_validate({**fields, "input": spec.input})
-
-
-def _rounded(parity: ParityRecord) -> ParityRecord:
-    """Return `parity` with two digits: the rest is the noise of one processor."""
-    gap = None if parity.row_gap is None else float(f"{parity.row_gap:.1e}")
-    return parity.model_copy(update={"max_abs": float(f"{parity.max_abs:.1e}"), "row_gap": gap})
-
-
-def _library_versions() -> dict[str, str]:
-    return {
-        "bandstop": version("bandstop"),
-        "torch": torch.__version__,
-        "onnx": onnx.__version__,
-        "onnxscript": version("onnxscript"),
-        "onnxruntime": onnxruntime.__version__,
-    }

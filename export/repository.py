@@ -38,9 +38,8 @@ from bandstop.export.record import (
     SIGNATURE,
     ReleaseRecord,
     TensorRecord,
-    read_files,
-    read_record,
 )
+from bandstop.export.record_files import read_files, read_record
 from bandstop.export.sign_record import read_signature
 
 

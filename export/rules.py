@@ -1,13 +1,16 @@
 """The rules that every served graph keeps, checked on the ONNX file itself."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import onnx
 from onnx import TensorProto, numpy_helper
 
 from bandstop.export.errors import GraphNotAllowed
 from bandstop.export.onnx_file import BATCH_AXIS, MAX_IR_VERSION, OPSET
+from bandstop.export.precision_record import Precision
 from bandstop.export.record import TensorRecord
+from bandstop.export.rules_precision import MORE_OPS, imprecise
+from bandstop.export.rules_structure import metadata, sizes, unused
 from bandstop.export.rules_tensors import external, not_finite, unreadable
 
 # stateless, without control flow, randomness, strings or host access
@@ -18,34 +21,43 @@ ALLOWED_OPS = frozenset(
         "ConstantOfShape Equal Erf Exp Expand Flatten Floor Gather GatherND Gelu Gemm Mod Range",
         "GlobalAveragePool GlobalMaxPool GreaterOrEqual GroupNormalization HardSigmoid HardSwish",
         "Identity InstanceNormalization LayerNormalization LeakyRelu Less LessOrEqual Log",
-        "LogSoftmax MatMul Max MaxPool Min Mish Mul Neg Not Or PRelu Pad Pow Reciprocal",
+        "LogSoftmax MatMul Max MaxPool Min Mish Mul Neg Not Or PRelu Pad Pow Reciprocal Resize",
         "ReduceL2 ReduceMax ReduceMean ReduceMin ReduceSum Relu Reshape Shape Sigmoid Slice",
         "Softmax Softplus Split Sqrt Squeeze Sub Sum Tanh Transpose Unsqueeze Where",
     )
     for op in line.split()
 )
-# inputs that say how large an output is
-_SIZES = {"ConstantOfShape": (0,), "Expand": (1,), "Pad": (1,), "Range": (0, 1, 2), "Reshape": (1,)}
+_NUMBERS = (
+    *(TensorProto.FLOAT, TensorProto.FLOAT16),
+    *(TensorProto.INT8, TensorProto.UINT8, TensorProto.UINT16),
+)
+_WIDENS = "DequantizeLinear"  # gives the same numbers in another form
 _LINE = 400  # characters of a violation
 _ONNX_TYPES = {"FP32": TensorProto.FLOAT, "UINT8": TensorProto.UINT8, "INT64": TensorProto.INT64}
 
 
 def check_graph(
-    file: bytes, inputs: Sequence[TensorRecord], outputs: Sequence[TensorRecord]
+    file: bytes,
+    inputs: Sequence[TensorRecord],
+    outputs: Sequence[TensorRecord],
+    precision: Precision = "float32",
 ) -> None:
-    """Refuse an ONNX file that breaks a rule.
+    """Refuse an ONNX file that breaks a rule; see `violations`.
 
     Raises:
         GraphNotAllowed: with all violations at once.
     """
-    broken = violations(onnx.load_model_from_string(file), inputs, outputs)
+    broken = violations(onnx.load_model_from_string(file), inputs, outputs, precision)
     if broken:
         more = f"; and {len(broken) - 8} more" if broken[8:] else ""
         raise GraphNotAllowed(f"the graph is not allowed: {'; '.join(broken[:8])}{more}")
 
 
 def violations(
-    model: onnx.ModelProto, inputs: Sequence[TensorRecord], outputs: Sequence[TensorRecord]
+    model: onnx.ModelProto,
+    inputs: Sequence[TensorRecord],
+    outputs: Sequence[TensorRecord],
+    precision: Precision = "float32",
 ) -> list[str]:
     """Return what is wrong with `model`, each in a few words; nothing when it may be served.
 
@@ -53,6 +65,7 @@ def violations(
         model: not changed.
         inputs: the inputs that it must have; with one called forget_class it may hold gates.
         outputs: the outputs that it must have.
+        precision: of its numbers.
     """
     # before anything looks at a value: to read one that lies elsewhere opens what it names
     if hidden := [*external(model)] or [*unreadable(model.graph)]:
@@ -60,13 +73,14 @@ def violations(
     gated = any(t.name == "forget_class" for t in inputs)
     broken = [
         *_format(model),
-        *_nodes(model.graph),
+        *_nodes(model.graph, ALLOWED_OPS | MORE_OPS[precision]),
         *_signature("input", model.graph.input, inputs),
         *_signature("output", model.graph.output, outputs),
         *not_finite(model.graph, gated=gated),
-        *_unused(model.graph),
-        *_sizes(model.graph),
-        *_metadata(model),
+        *imprecise(model.graph, precision),
+        *unused(model.graph),
+        *sizes(model.graph),
+        *metadata(model),
     ]
     if not gated:
         broken += _gates_left(model.graph, num_classes=outputs[0].shape[0])
@@ -94,12 +108,12 @@ def _format(model: onnx.ModelProto) -> Iterator[str]:
         yield "sparse initializers are not allowed"
 
 
-def _nodes(graph: onnx.GraphProto) -> Iterator[str]:
+def _nodes(graph: onnx.GraphProto, allowed: Collection[str]) -> Iterator[str]:
     constants = {i.name: i for i in graph.initializer}
     for node in graph.node:
         if node.domain:
             yield f"{node.name}: operator {node.domain}.{node.op_type} of a custom domain"
-        elif node.op_type not in ALLOWED_OPS:
+        elif node.op_type not in allowed:
             yield f"{node.name}: operator {node.op_type} is not on the list"
         elif node.op_type == "BatchNormalization" and not _is_neutral(node, constants):
             yield f"{node.name}: BatchNormalization holds statistics; fold them into the weights"
@@ -131,67 +145,21 @@ def _signature(
             yield f"{kind} {value.name}: shape {shape}, expected {[BATCH_AXIS, *tensor.shape]}"
 
 
-def _unused(graph: onnx.GraphProto) -> Iterator[str]:
-    read = {name for node in graph.node for name in node.input} | {o.name for o in graph.output}
-    names = [i.name for i in graph.initializer]
-    for name in sorted({n for n in names if names.count(n) > 1}, key=str):
-        yield f"{name}: stored twice"
-    for name in (*names, *(i.name for i in graph.input)):
-        if name not in read:
-            yield f"{name}: stored or asked for but never used"
-    needed = {o.name for o in graph.output}
-    for node in reversed(graph.node):
-        if needed.isdisjoint(node.output):
-            yield f"{node.name or node.op_type}: computes what nothing reads"
-        needed.update(node.input)
-
-
-def _sizes(graph: onnx.GraphProto) -> Iterator[str]:
-    """Name the nodes whose output a request could make as large as it likes."""
-    asked = {i.name for i in graph.input}  # what depends on the numbers in a request
-    for node in graph.node:
-        sizes = [node.input[i] for i in _SIZES.get(node.op_type, ()) if i < len(node.input)]
-        if not asked.isdisjoint(sizes):
-            yield f"{node.name or node.op_type}: {node.op_type} takes its size from a request"
-        if node.op_type != "Shape" and not asked.isdisjoint(node.input):
-            asked.update(node.output)
-
-
-def _metadata(model: onnx.ModelProto) -> Iterator[str]:
-    names = model.producer_name not in ("", "bandstop") or model.producer_version or model.domain
-    if model.doc_string or model.metadata_props or names:
-        yield "the model carries metadata"
-    parts = (
-        model.graph,
-        *model.graph.node,
-        *model.graph.input,
-        *model.graph.output,
-        *model.graph.value_info,
-        *model.graph.initializer,
-    )
-    for part in parts:
-        if part.doc_string or part.metadata_props:
-            yield f"{part.name}: carries metadata"
-    for node in model.graph.node:
-        for attribute in node.attribute:
-            if attribute.doc_string or attribute.t.doc_string or attribute.t.metadata_props:
-                yield f"{node.name}.{attribute.name}: carries metadata"
-
-
 def _gates_left(graph: onnx.GraphProto, num_classes: int) -> Iterator[str]:
     """Name what looks like a table of gates: a row a class, looked up or multiplied on."""
     readers: dict[str, set[str]] = {}
-    for node in graph.node:
+    for node in reversed(graph.node):
+        read = readers.get(node.output[0], set()) if node.op_type == _WIDENS else {node.op_type}
         for name in node.input:
-            readers.setdefault(name, set()).add(node.op_type)
+            readers.setdefault(name, set()).update(read)
     for initializer in graph.initializer:
         is_table = len(initializer.dims) == 2 and initializer.dims[0] in (
             num_classes,
             num_classes + 1,
         )
-        is_float = initializer.data_type in (TensorProto.FLOAT, TensorProto.FLOAT16)
+        is_number = initializer.data_type in _NUMBERS
         reads = readers.get(initializer.name, set())
-        if is_float and is_table and not reads <= {"Gemm", "MatMul", "Transpose"}:
+        if is_number and is_table and not reads <= {"Gemm", "MatMul", "Transpose"}:
             yield f"{initializer.name}: has the shape of gates in a graph without forget_class"
 
 

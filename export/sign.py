@@ -13,7 +13,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from bandstop.edit.storage import sha256, write_file
 from bandstop.export.errors import ReleaseError, SignatureInvalid, SpecError
-from bandstop.export.record import RECORD, RECORD_LIMIT, SIGNATURE, SIGNATURE_LIMIT, read_files
+from bandstop.export.record import RECORD, RECORD_LIMIT, SIGNATURE, SIGNATURE_LIMIT
+from bandstop.export.record_files import read_files
 from bandstop.export.sign_envelope import canonical
 from bandstop.export.sign_keys import check_seal, seal
 from bandstop.export.sign_record import PAYLOAD_TYPE, SignedRelease, read_signature, signed_release

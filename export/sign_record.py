@@ -16,9 +16,8 @@ from bandstop.export.record import (
     FileRecord,
     ForgetRecord,
     ReleaseRecord,
-    Sha256,
-    Strict,
 )
+from bandstop.export.record_strict import Sha256, Strict
 from bandstop.export.sign_envelope import Envelope, canonical, read_envelope
 
 PAYLOAD_TYPE = "application/vnd.bandstop.release+json"

@@ -8,9 +8,11 @@ from bandstop.edit.artifact import Artifact
 from bandstop.edit.gates import gateable
 from bandstop.edit.images import Preprocess
 from bandstop.export.errors import SpecError
+from bandstop.export.precision_record import Precision
 from bandstop.export.record import TensorRecord
 
 MAX_SLOTS, MAX_BATCH = 16, 1024
+Table = Literal["float32", "float16", "uint16"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +27,13 @@ class ExportSpec:
         forget_slots: how many classes each request of a gated graph names.
         allow_none: whether a request may ask to forget nothing, by the index num_classes.
         always_forget: classes that a gated graph forgets in every request.
+        mask_logits: whether the logits of these are switched off as well; that hides them, and
+            forgets nothing more.
         input: float32 (n, c, h, w) in [0, 1], or uint8 (n, h, w, c).
+        precision: of the numbers that the file computes with; what goes in and out stays.
         max_batch_size: the largest batch that the server makes.
+        table: numbers that hold the masks of a gated graph; with 16 bits the file is smaller and
+            its logits are allowed to differ more. uint16 counts steps of 1 / 65535, and is closer.
     """
 
     mode: Literal["gated", "baked", "original"]
@@ -34,8 +41,11 @@ class ExportSpec:
     forget_slots: int = 1
     allow_none: bool = False
     always_forget: tuple[int, ...] = ()
+    mask_logits: bool = False
     input: Literal["float32", "uint8"] = "float32"
+    precision: Precision = "float32"
     max_batch_size: int = 64
+    table: Table = "float32"
 
 
 def check_spec(spec: ExportSpec, artifact: Artifact) -> None:
@@ -129,6 +139,8 @@ def _only_gated(spec: ExportSpec) -> list[str]:
         "forget_slots": spec.forget_slots != 1,
         "allow_none": spec.allow_none,
         "always_forget": bool(spec.always_forget),
+        "table": spec.table != "float32",
+        "mask_logits": spec.mask_logits,
     }
     return [f"{name}: only for gated" for name, is_given in given.items() if is_given]
 
@@ -138,6 +150,10 @@ def _out_of_range(spec: ExportSpec, num_classes: int) -> list[str]:
         *_bad_classes("forget", spec.forget, num_classes),
         *_bad_classes("always_forget", spec.always_forget, num_classes),
     ]
+    if spec.mask_logits and spec.mode == "gated" and not spec.always_forget:
+        misfits.append("mask_logits: only of classes in always_forget; name them")
+    if spec.table == "uint16" and spec.precision == "fp16":
+        misfits.append("table: uint16 counts to 65535, fp16 to 65504; take float16")
     slots = min(MAX_SLOTS, num_classes)
     if not 1 <= spec.forget_slots <= slots:
         misfits.append(f"forget_slots: expected 1..{slots}, got {spec.forget_slots}")

@@ -12,7 +12,8 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, JsonValue, ValidationError
 
 from bandstop.export.errors import SignatureInvalid, schema_misfits
-from bandstop.export.record import NAME_PATTERN, Sha256, Strict
+from bandstop.export.record import NAME_PATTERN
+from bandstop.export.record_strict import Sha256, Strict
 from bandstop.export.sign_envelope import Envelope, read_envelope
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"

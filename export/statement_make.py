@@ -8,13 +8,14 @@ from pathlib import Path
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import ValidationError
 
-from bandstop.edit.artifact import Manifest, read_manifest
 from bandstop.edit.evaluation.gate import judge, passed
 from bandstop.edit.evaluation.gate_rules import read_gate
 from bandstop.edit.evaluation.records import METRICS, Evaluation, read_metrics
+from bandstop.edit.manifest import Manifest, read_manifest
 from bandstop.edit.storage import canonical_json, refuse_existing, sha256, write_file
 from bandstop.export.errors import SpecError, schema_misfits
-from bandstop.export.record import MODEL, RECORD, SIGNATURE, ReleaseRecord, read_files
+from bandstop.export.record import MODEL, RECORD, SIGNATURE, ReleaseRecord
+from bandstop.export.record_files import read_files
 from bandstop.export.sign_envelope import canonical
 from bandstop.export.sign_keys import check_seal, seal
 from bandstop.export.sign_record import read_signature

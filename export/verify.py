@@ -9,8 +9,9 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from bandstop.edit.artifact import MANIFEST, Manifest, load_artifact
+from bandstop.edit.artifact import load_artifact
 from bandstop.edit.errors import EditError, InputError
+from bandstop.edit.manifest import MANIFEST, Manifest
 from bandstop.edit.records import misfits as schema_misfits
 from bandstop.export.errors import ReleaseError, SignatureInvalid, SpecError
 from bandstop.export.record import CONFIG, RECORD, RECORD_LIMIT

@@ -9,6 +9,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped] 
 
 from bandstop.export.config import labels_text, served_versions
 from bandstop.export.errors import ReleaseError
+from bandstop.export.parent import in_parent_form
 from bandstop.export.record import (
     CONFIG,
     LABELS,
@@ -17,12 +18,13 @@ from bandstop.export.record import (
     RECORD_LIMIT,
     SIGNATURE,
     ReleaseRecord,
-    parse_record,
 )
+from bandstop.export.record_files import parse_record
 from bandstop.export.rules import violations
 from bandstop.export.verify_checks import Check, Kind, Report
 from bandstop.export.verify_config import config_misfits
 from bandstop.export.verify_files import read_listed, read_regular, refuse_twice, unlisted
+from bandstop.export.verify_measured import measured_checks
 from bandstop.export.verify_signature import Trust, signature_checks
 
 
@@ -62,6 +64,7 @@ def verify_release(path: Path, version: int | None, trust: Trust) -> Report:
         Check("files", [*misfits, *_strangers(place)], f"{len(files) + 1} as listed"),
         _graph(files.get(MODEL), record),
         Check("classes", list(_classes(record, files.get(LABELS)))),
+        *measured_checks(record),
         _config(place, record, files.get(CONFIG)),
         *signature_checks(path, record, content, trust, served_as),
     ]
@@ -102,7 +105,8 @@ def _graph(file: bytes | None, record: ReleaseRecord) -> Check:
         model = onnx.load_model_from_string(file)
     except DecodeError as error:
         return Check("graph", [f"{MODEL!r}: not an ONNX file ({error})"])
-    misfits = violations(model, record.inputs, record.outputs)
+    misfits = violations(model, record.inputs, record.outputs, record.told_precision)
+    misfits = misfits or list(in_parent_form(model, record.parent_tensors or {}))
     return Check("graph", misfits, f"{len(model.graph.node)} nodes")
 
 
@@ -118,6 +122,8 @@ def _classes(record: ReleaseRecord, labels: bytes | None) -> Iterator[str]:
     for c in sorted({*forget.classes, *forget.always}):
         if not 0 <= c < count:
             yield f"forgets class {c}, expected 0..{count - 1}"
+    if hidden := sorted({*forget.masked_logits} - {*forget.always}):
+        yield f"masks the logits of {hidden}, which are not always forgotten"
     forgotten = set(forget.classes) if record.mode == "baked" else set()
     named = [c for c in sorted(forgotten) if 0 <= c < count and names[c]]
     if named:

@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
-from bandstop.edit.artifact import Manifest
 from bandstop.edit.evaluation.records import write_metrics
+from bandstop.edit.manifest import Manifest
 from bandstop.edit.storage import sha256
-from bandstop.export.record import read_record, record_bytes
+from bandstop.export.record import record_bytes
+from bandstop.export.record_files import read_record
 from bandstop.export.statement_make import Evidence
 from tests.evaluations import svd
 from tests.releases import weights_artifact

@@ -18,13 +18,13 @@ from bandstop.edit.request import ForgetRequest
 from bandstop.edit.svd import SVD
 from bandstop.edit.wf_net import WFNet
 from bandstop.export.config import config_text, labels_text
+from bandstop.export.parity_record import ParityRecord
 from bandstop.export.record import (
     CONFIG,
     LABELS,
     MODEL,
     RECORD,
     ForgetRecord,
-    ParityRecord,
     PreprocessRecord,
     ReleaseRecord,
     ServingRecord,

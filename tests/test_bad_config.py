@@ -24,7 +24,8 @@ from bandstop.edit.storage import refuse_existing, write_file, write_folder
 from bandstop.export.config import config_text, labels_text
 from bandstop.export.errors import SpecError
 from bandstop.export.layout import version_numbers
-from bandstop.export.record import read_record, record_bytes
+from bandstop.export.record import record_bytes
+from bandstop.export.record_files import read_record
 from bandstop.export.repository import publish, versions
 from bandstop.export.verify import verify
 from tests.releases import record, release_folder, weights_artifact
@@ -72,6 +73,9 @@ def test_21_a_class_that_is_none_is_told_with_the_range(text: str, said: str) ->
         ("svd", {"retain_images": 0}, "retain_images"),
         ("svd", {"forget_images": -5}, "forget_images"),
         ("svd", {"alfa": 1}, "unknown setting alfa; expected"),
+        ("svd", {"seed": -1}, r"svd: seed: expected 0\.\.9223372036854775807, got -1"),
+        ("wf-net", {"seed": -(2**63)}, "seed: expected"),
+        ("logit-mask", {"seed": 2**63}, "seed: expected"),
     ],
 )
 def test_22_a_setting_out_of_range_is_named(
@@ -80,6 +84,11 @@ def test_22_a_setting_out_of_range_is_named(
     with pytest.raises(InputError, match=said) as refused:
         configured(preset(method), settings)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("seed", [0, 2**63 - 1])
+def test_22_the_ends_of_the_range_of_seeds_are_inside(seed: int) -> None:
+    assert configured(preset("svd"), {"seed": seed}).seed == seed
 
 
 def bomb(depth: int = 30) -> str:

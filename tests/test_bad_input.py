@@ -118,6 +118,16 @@ CASES = {
         ["unlearn", "svd", *unlearn()[2:], "--set", "alpha_r=["], 2, "not readable YAML"
     ),
     "seed out of range": Case([*unlearn(), "--seed", "99999999999999999999"], 2, "seed"),
+    "negative seed": Case([*unlearn(), "--seed", "-1"], 2, "seed"),
+    "negative seed as a setting": Case([*unlearn(), "--set", "seed=-1"], 2, "seed: expected 0"),
+    "train with a negative seed": Case(
+        ["train", "--arch", "resnet", "--data", "digits", "--out", "out", "--seed", "-1"], 2, "seed"
+    ),
+    "evaluate with a seed too large": Case(
+        ["evaluate", "artifact", "--data", "digits", "--out", "out", "--seed", str(2**63)],
+        2,
+        "seed",
+    ),
     "missing checkpoint": Case(unlearn(model="none.safetensors"), 2, "none.safetensors: no such"),
     "checkpoint of nine classes": Case(
         unlearn(model="nine.safetensors"), 2, r"class names: model 9 \(.*\), data 10"

@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from bandstop.cli.main import main
-from bandstop.export.record import read_record
+from bandstop.export.record_files import read_record
 from bandstop.export.rules import violations
 from bandstop.export.verify import verify
 from tests.releases import release_folder

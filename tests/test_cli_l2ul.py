@@ -13,11 +13,12 @@ import torch
 
 from bandstop.cli.main import main
 from bandstop.edit.accuracy import logits
-from bandstop.edit.artifact import load_artifact, read_manifest
+from bandstop.edit.artifact import load_artifact
 from bandstop.edit.checkpoint import save_checkpoint
 from bandstop.edit.classifier import Arch
 from bandstop.edit.data import load_data
 from bandstop.edit.images import ImageSet
+from bandstop.edit.manifest import read_manifest
 from bandstop.edit.origin import origin_of
 from bandstop.edit.train import Recipe, train
 

@@ -11,12 +11,13 @@ from bandstop.cli.main import main
 from bandstop.cli.unlearn_each import folder_name
 from bandstop.edit import stand_in
 from bandstop.edit.accuracy import logits
-from bandstop.edit.artifact import load_artifact, read_manifest
+from bandstop.edit.artifact import load_artifact
 from bandstop.edit.checkpoint import load_checkpoint, save_checkpoint
 from bandstop.edit.classifier import Arch
 from bandstop.edit.data import load_data
 from bandstop.edit.data_for import data_for
 from bandstop.edit.edits import WeightEdit
+from bandstop.edit.manifest import read_manifest
 from bandstop.edit.origin import origin_of
 from bandstop.edit.svd import SVD
 from bandstop.edit.synthesise import Synthesis

@@ -18,7 +18,7 @@ from bandstop.edit.data import load_data
 from bandstop.edit.edits import fold
 from bandstop.edit.gates import gateable
 from bandstop.edit.train import Recipe, train
-from bandstop.export.record import load_release
+from bandstop.export.record_files import load_release
 
 DATA = load_data("digits", seed=3)
 CONV = Recipe(epochs=3, batch=32, lr=0.1, shift=1, flip=False)

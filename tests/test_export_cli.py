@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from bandstop.cli.main import main
-from bandstop.export.record import load_release
+from bandstop.export.record_files import load_release
 from tests.releases import gates_artifact, release_folder
 
 Out = pytest.CaptureFixture[str]

@@ -18,7 +18,7 @@ from bandstop.edit.storage import sha256, state_sha256
 from bandstop.edit.svd import SVD
 from bandstop.export import release as releases
 from bandstop.export.errors import ParityFailed, ReleaseError, SpecError
-from bandstop.export.record import Release, load_release
+from bandstop.export.record_files import Release, load_release
 from bandstop.export.release import Options, export_release, release_classifier
 from bandstop.export.repository import publish, versions
 from bandstop.export.spec import ExportSpec

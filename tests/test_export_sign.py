@@ -20,7 +20,7 @@ from bandstop.export.errors import (
     SpecError,
     VerifyFailed,
 )
-from bandstop.export.record import load_release
+from bandstop.export.record_files import load_release
 from bandstop.export.repository import publish
 from bandstop.export.sign import Succession, newest_known, sign_release
 from bandstop.export.sign_envelope import canonical, pae, read_envelope

@@ -37,6 +37,10 @@ FOR_GATES = {
     "no slot": (ExportSpec("gated", forget_slots=0), "forget_slots: expected 1..4, got 0"),
     "too many slots": (ExportSpec("gated", forget_slots=5), "forget_slots: expected 1..4"),
     "no batch": (ExportSpec("gated", max_batch_size=0), "max_batch_size: expected 1..1024"),
+    "steps beyond halves": (
+        ExportSpec("gated", table="uint16", precision="fp16"),
+        "table: uint16 counts to 65535, fp16 to 65504; take float16",
+    ),
     "original": (ExportSpec("original"), "an artifact is exported gated or baked"),
 }
 

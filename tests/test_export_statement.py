@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from bandstop.edit.artifact import params_of
 from bandstop.edit.errors import InputError
 from bandstop.edit.evaluation.records import read_metrics, write_metrics
+from bandstop.edit.manifest import params_of
 from bandstop.edit.svd import SVD
 from bandstop.export.errors import SignatureInvalid, SpecError, VerifyFailed
-from bandstop.export.record import read_record, record_bytes
+from bandstop.export.record import record_bytes
+from bandstop.export.record_files import read_record
 from bandstop.export.sign import sign_release
 from bandstop.export.sign_envelope import canonical
 from bandstop.export.sign_keys import seal

@@ -17,7 +17,8 @@ from tritonclient.grpc import model_config_pb2 as triton
 
 from bandstop.export.config import config_text, labels_text
 from bandstop.export.errors import ReleaseError, SpecError, VerifyFailed
-from bandstop.export.record import ReleaseRecord, describe, read_record, record_bytes
+from bandstop.export.record import ReleaseRecord, describe, record_bytes
+from bandstop.export.record_files import read_record
 from bandstop.export.release import export_release
 from bandstop.export.repository import publish
 from bandstop.export.sign_keys import load_public_key

@@ -12,11 +12,15 @@ from onnx import numpy_helper
 from bandstop.edit.batchnorm import example, fold_batchnorm
 from bandstop.edit.classifier import Classifier
 from bandstop.edit.edits import GateEdit
+from bandstop.export import parity
 from bandstop.export.errors import ParityFailed
 from bandstop.export.graph import GatedGraph, PlainGraph
 from bandstop.export.onnx_file import to_onnx
-from bandstop.export.parity import TOLERANCE, check_parity, rows_to_check
+from bandstop.export.parity import check_parity
+from bandstop.export.parity_asks import rows_to_check
+from bandstop.export.session import CPU, CUDA, session
 from bandstop.export.spec import ExportSpec, signature
+from bandstop.export.tolerance import TOLERANCE
 from tests.releases import base, gate_edit
 
 GATED = ExportSpec("gated", forget_slots=2, allow_none=True, max_batch_size=16)
@@ -129,3 +133,51 @@ def test_a_sample_of_many_rows_has_the_first_and_the_last() -> None:
     rows = rows_to_check(spec, 1000)
     assert (len(rows), rows[0], rows[-1]) == (100, 0, 1000)
     assert rows == sorted(set(rows))
+
+
+class OnGpu:
+    """A file that runs on the CPU and says that it runs on a GPU, where every logit is off."""
+
+    def __init__(self, file: bytes, off: float, loaded: bool = True) -> None:
+        self.runs = session(file)
+        self.off = off
+        self.loaded = loaded
+
+    def get_providers(self) -> list[str]:
+        return [CUDA, CPU] if self.loaded else [CPU]
+
+    def run(self, names: None, feeds: dict[str, Array]) -> list[Array]:
+        logits, *echo = self.runs.run(names, feeds)
+        return [logits + np.float32(self.off), *echo]
+
+
+def with_gpu(monkeypatch: pytest.MonkeyPatch, gpu: Callable[[bytes], OnGpu]) -> None:
+    monkeypatch.setattr(parity, "providers", lambda: (CPU, CUDA))
+    monkeypatch.setattr(
+        parity, "session", lambda file, where: gpu(file) if where == CUDA else session(file)
+    )
+
+
+def test_a_gpu_is_held_to_the_same_tolerance(
+    monkeypatch: pytest.MonkeyPatch, file: bytes, model: Classifier, gates: GateEdit
+) -> None:
+    with_gpu(monkeypatch, lambda file: OnGpu(file, off=TOLERANCE / 2))
+    found = check_parity(file, model, gates, GATED, None)
+    assert found.providers == [CPU, CUDA]
+    assert TOLERANCE / 4 < found.max_abs <= TOLERANCE
+    with_gpu(monkeypatch, lambda file: OnGpu(file, off=TOLERANCE * 2))
+    with pytest.raises(ParityFailed, match="on CUDAExecutionProvider: a logit differs"):
+        check_parity(file, model, gates, GATED, None)
+
+
+def test_a_gpu_that_cannot_be_loaded_is_told_and_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    file: bytes,
+    model: Classifier,
+    gates: GateEdit,
+) -> None:
+    with_gpu(monkeypatch, lambda file: OnGpu(file, off=1.0, loaded=False))
+    found = check_parity(file, model, gates, GATED, None)
+    assert found.providers == [CPU]
+    assert "cannot load CUDAExecutionProvider here" in caplog.text

@@ -1,5 +1,6 @@
 """The control that every method has to be compared with: switch the class's logit off."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -39,10 +40,19 @@ class LogitMask:
         """
         if not request.classes:
             raise InputError("logit-mask hides classes, not instances")
-        name, head = head_of(model)
-        if head.bias is None:
-            raise InputError(f"logit-mask needs a bias a class, and {name} has none")
-        weight, bias = head.weight.detach().clone(), head.bias.detach().clone()
-        weight[list(request.classes)] = 0
-        bias[list(request.classes)] = OFF
-        return WeightEdit({f"{name}.weight": weight, f"{name}.bias": bias})
+        return switched_off(model, request.classes)
+
+
+def switched_off(model: Classifier, classes: Sequence[int]) -> WeightEdit:
+    """Return the edit of the last linear layer that takes `classes` out of every answer.
+
+    Raises:
+        InputError: the network does not end in a linear layer with a bias a class.
+    """
+    name, head = head_of(model)
+    if head.bias is None:
+        raise InputError(f"logit-mask needs a bias a class, and {name} has none")
+    weight, bias = head.weight.detach().clone(), head.bias.detach().clone()
+    weight[list(classes)] = 0
+    bias[list(classes)] = OFF
+    return WeightEdit({f"{name}.weight": weight, f"{name}.bias": bias})

@@ -5,7 +5,6 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-from bandstop.edit.artifact import Manifest
 from bandstop.edit.evaluation.accuracies import destinations, per_class
 from bandstop.edit.evaluation.catalogue import metrics
 from bandstop.edit.evaluation.filter_map import most_closed
@@ -26,6 +25,7 @@ from bandstop.edit.evaluation.record_parts import (
 from bandstop.edit.evaluation.records import Evaluation
 from bandstop.edit.evaluation.tasks import Found, Reference, World
 from bandstop.edit.judge import OVER_FORGOT
+from bandstop.edit.manifest import Manifest
 from bandstop.edit.storage import library_versions
 
 

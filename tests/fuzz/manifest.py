@@ -3,8 +3,8 @@
 import tempfile
 from pathlib import Path
 
-from bandstop.edit.artifact import MANIFEST, MODEL, Manifest, read_manifest
 from bandstop.edit.errors import ArtifactError
+from bandstop.edit.manifest import MANIFEST, MODEL, Manifest, read_manifest
 from bandstop.edit.storage import canonical_json
 from tests.releases import gates_artifact, weights_artifact
 
