@@ -6,7 +6,8 @@ With masks a of the kernels and c of the biases, q = a_q (W_q x) + c_q b_q, and 
 * what is the same for every key leaves a softmax as it is, so k's bias and its mask do nothing;
 * the weights that a softmax gives sum to 1, so a_v and c_v b_v may act on what the heads read.
 
-So two products, each a third as wide as queries, keys and values together, do all.
+So two products, each a third as wide as queries, keys and values together, do all; with masks of
+the bias apart, a sum for q's, while v's joins the bias of the projection.
 """
 
 from collections.abc import Collection
