@@ -1,33 +1,17 @@
-"""The way to a server: one seam, a gRPC implementation of it, and addresses."""
+"""The way to a server: one seam, and a gRPC implementation of it."""
 
-import re
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from bandstop.client.errors import ClientError, InvalidInput, ProtocolError
+from bandstop.client.channel import Tls, open_channel
+from bandstop.client.errors import ClientError, ProtocolError
 from bandstop.client.status import translate
 from bandstop.client.wire import Config, InferReply, InferRequest, Metadata, Tensor, TensorSpec
 
 R = TypeVar("R")
-
-LARGEST_MESSAGE = 2**31 - 1
-# A channel that is given any option loses the defaults of Triton's client: here is the whole set.
-CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
-    ("grpc.max_send_message_length", LARGEST_MESSAGE),
-    ("grpc.max_receive_message_length", LARGEST_MESSAGE),
-    # Only while a call is open; Triton hangs up on clients that ping without one.
-    ("grpc.keepalive_time_ms", 60_000),
-    ("grpc.keepalive_timeout_ms", 20_000),
-    ("grpc.keepalive_permit_without_calls", 0),
-    # gRPC waits up to two minutes before it looks again for a server that restarts.
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1_000),
-    # The back-off of another client in this process is not to delay this one.
-    ("grpc.use_local_subchannel_pool", 1),
-)
 
 
 class Transport(Protocol):
@@ -61,10 +45,18 @@ class Transport(Protocol):
 class GrpcTransport:
     """Triton's gRPC protocol over one channel, which is opened when it is first used."""
 
-    def __init__(self, url: str) -> None:
-        """Prepare for the server at `url`; raises InvalidInput where it is no address."""
-        self._address = url
-        self._channel = grpc.insecure_channel(target(url), options=CHANNEL_OPTIONS)
+    def __init__(
+        self, url: str, tls: Tls | None = None, headers: tuple[tuple[str, str], ...] = ()
+    ) -> None:
+        """Prepare for the server at `url`; raises InvalidInput where it is no address.
+
+        Args:
+            url: see `open_channel`.
+            tls: see `open_channel`.
+            headers: metadata sent with every call, such as a token.
+        """
+        self._address, self._headers = url, headers
+        self._channel = open_channel(url, tls)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 
     def ready(self, model: str, version: str, timeout: float) -> bool:
@@ -99,33 +91,11 @@ class GrpcTransport:
 
     def _call(self, method: Callable[..., R], request: object, timeout: float) -> R:
         try:
-            return method(request, timeout=timeout)
+            return method(request, timeout=timeout, metadata=self._headers)
         except grpc.RpcError as error:
             raise translate(error.code(), error.details() or "", self._address) from error
         except ValueError as error:  # what gRPC says of a channel that was closed
             raise ClientError(f"{self._address}: the client is closed") from error
-
-
-def target(url: str) -> str:
-    """Return gRPC's name for `url`: host:port, grpc://host:port or unix:/path.
-
-    Raises:
-        InvalidInput: it is none of these.
-    """
-    address = url.removeprefix("grpc://")
-    scheme, _, rest = address.partition(":")
-    if scheme in ("unix", "dns"):
-        known = bool(rest)
-    else:
-        host = r"(?:[^\s:/\[\]]+|\[[0-9A-Fa-f:.%]+\])"
-        match = re.fullmatch(host + r":([0-9]{1,5})", address)
-        known = match is not None and 0 < int(match[1]) < 2**16
-    if not known:
-        raise InvalidInput(
-            f"url {url!r}: expected host:port, grpc://host:port or unix:/path of Triton's gRPC "
-            "port (8001 by default)"
-        )
-    return address
 
 
 def to_wire(request: InferRequest) -> service_pb2.ModelInferRequest:

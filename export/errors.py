@@ -59,6 +59,18 @@ class RollbackRefused(ExportError):  # noqa: N818  # same
     exit_code: ClassVar[int] = 7
 
 
+class RefusedByPolicy(ExportError):  # noqa: N818  # same
+    """The version would recognise again what the model was asked to forget."""
+
+    exit_code: ClassVar[int] = 7
+
+
+class NotServed(ExportError):  # noqa: N818  # same
+    """The server does not answer, or not with what was to be served; the old state is back."""
+
+    exit_code: ClassVar[int] = 6
+
+
 def schema_misfits(error: ValidationError, whole: str, *, most: int) -> str:
     """Return the first misfits of a record, `most` at most: where, and what.
 

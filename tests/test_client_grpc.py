@@ -28,8 +28,8 @@ from bandstop.client import (
     Unavailable,
     Unreachable,
 )
+from bandstop.client.channel import target
 from bandstop.client.status import BY_STATUS, translate
-from bandstop.client.transport import target
 from tests.client_fakes import LABELS, NumpyModel, Servicer, grpc_server, picture, stuck
 
 GATED = NumpyModel(slots=1)
