@@ -17,6 +17,7 @@ BENCHMARKS = {
     "last-stage": "bandstop.bench.last_stage:app",
     "photographs": "bandstop.bench.photographs:app",
     "reestimate": "bandstop.bench.reestimate:app",
+    "serve": "bandstop.bench.serve:app",
     "ulira": "bandstop.bench.ulira:app",
 }
 

@@ -1,19 +1,33 @@
-"""`bandstop repo`: put releases into a model repository, see what is in it."""
+"""`bandstop repo`: put releases into a model repository, choose and see what is served."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
 from bandstop.cli.output import show
+from bandstop.cli.repo_care import run_diff, run_doctor, run_gc
+from bandstop.cli.repo_change import run_promote, run_rollback
+from bandstop.cli.repo_options import AsJson, Override, Repository
+from bandstop.cli.repo_server import (
+    Ca,
+    Cert,
+    Key,
+    ServerName,
+    ServerOptions,
+    TokenFile,
+    Url,
+    server_of,
+)
+from bandstop.export.errors import SpecError
 from bandstop.export.record import ReleaseRecord
 from bandstop.export.record_files import load_release
 from bandstop.export.repository import publish, versions
 
 app = typer.Typer(add_completion=False, help="Releases in a Triton model repository.")
-
-Repository = Annotated[Path, typer.Argument(metavar="REPO", help="The model repository.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 @app.command(name="publish")
@@ -23,14 +37,40 @@ def run_publish(
     model: Annotated[
         str | None, typer.Option(help="The model's name; else the release's own.")
     ] = None,
+    canary: Annotated[
+        bool, typer.Option("--canary", help="Serve it beside the version that is served now.")
+    ] = False,
+    no_serve: Annotated[
+        bool, typer.Option("--no-serve", help="Put it there; promote it later.")
+    ] = False,
+    override: Override = None,
+    url: Url = None,
+    ca: Ca = None,
+    cert: Cert = None,
+    key: Key = None,
+    server_name: ServerName = None,
+    token_file: TokenFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Add a release as the next version of a model; it becomes the one that is served.
 
     Example: bandstop repo publish release models --model digits
+
+    Example: bandstop repo publish release models --url unix:/run/triton/grpc:8001 --canary
     """
+    if no_serve and url is not None:
+        raise SpecError("--no-serve: the server has nothing to take up; leave out --url")
     name = load_release(release).record.name if model is None else model
-    version = publish(release, repo, name)
+    with server_of(ServerOptions(url, ca, cert, key, server_name, token_file)) as server:
+        version = publish(
+            release,
+            repo,
+            name,
+            serve=not no_serve,
+            canary=canary,
+            override=override,
+            server=server,
+        )
     show({"model": name, "version": version}, as_json=as_json)
 
 
@@ -45,16 +85,29 @@ def run_list(repo: Repository, as_json: AsJson = False) -> None:
             "mode": found.record.mode if found.record else None,
             "forgets": _forgets(found.record),
             "digest": found.record.files["model.onnx"].sha256 if found.record else None,
+            "weights": found.weights,
         }
         for found in versions(repo)
     ]
     if as_json:
         show({"versions": rows}, as_json=True)
         return
+    table = Table(box=None, pad_edge=False)
+    for column in ("", "model", "version", "mode", "forgets", "digest"):
+        table.add_column(column, no_wrap=column in ("model", "version"))
     for row in rows:
-        mark = "*" if row["served"] else " "
-        about = f"{row['mode'] or 'not published by bandstop'}  {row['forgets']}"
-        typer.echo(f"{mark} {row['model']}  {row['version']}  {about}".rstrip())
+        told = [row["model"], row["version"], row["mode"] or "not published by bandstop"]
+        digest = str(row["digest"] or "")[:12] if row["weights"] else "weights removed"
+        cells = ("*" if row["served"] else " ", *told, row["forgets"], digest)
+        table.add_row(*(Text(str(cell)) for cell in cells))
+    Console().print(table)
+
+
+app.command(name="promote")(run_promote)
+app.command(name="rollback")(run_rollback)
+app.command(name="diff")(run_diff)
+app.command(name="gc")(run_gc)
+app.command(name="doctor")(run_doctor)
 
 
 def _forgets(record: ReleaseRecord | None) -> str:

@@ -3,6 +3,8 @@
 It learns everything from the server and needs neither torch nor onnx.
 """
 
+from bandstop.client.async_client import AsyncClient
+from bandstop.client.channel import Tls
 from bandstop.client.client import Client
 from bandstop.client.errors import (
     BackendError,
@@ -11,6 +13,7 @@ from bandstop.client.errors import (
     Draining,
     InvalidImage,
     InvalidInput,
+    NotFinite,
     NotFound,
     Overloaded,
     PolicyNotApplied,
@@ -19,11 +22,13 @@ from bandstop.client.errors import (
     Restricted,
     Unavailable,
     Unreachable,
+    Untrusted,
 )
 from bandstop.client.predictions import Prediction
 from bandstop.client.served import Preprocess, ServedModel, VersionSpec
 
 __all__ = [
+    "AsyncClient",
     "BackendError",
     "Client",
     "ClientError",
@@ -31,6 +36,7 @@ __all__ = [
     "Draining",
     "InvalidImage",
     "InvalidInput",
+    "NotFinite",
     "NotFound",
     "Overloaded",
     "PolicyNotApplied",
@@ -40,7 +46,9 @@ __all__ = [
     "Refused",
     "Restricted",
     "ServedModel",
+    "Tls",
     "Unavailable",
     "Unreachable",
+    "Untrusted",
     "VersionSpec",
 ]

@@ -23,6 +23,9 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     # The back-off of another client in this process is not to delay this one.
     ("grpc.use_local_subchannel_pool", 1),
 )
+# Of several addresses each gets its share of the calls, and one that fails is left out. Retries
+# are ours (retry.py), none of gRPC's: it goes by the status code alone.
+ROUND_ROBIN = ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}')
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,22 +50,33 @@ def open_channel(url: str, tls: Tls | None = None) -> grpc.Channel:
     """Return a channel to the server at `url`; it connects when it is first used.
 
     Args:
-        url: host:port, grpc://host:port, grpcs://host:port (with TLS) or unix:/path.
+        url: host:port, grpc://host:port, grpcs://host:port (with TLS), unix:/path,
+            dns:///host:port (all addresses of the host in turn) or ipv4:a:port,b:port.
         tls: grpcs:// alone means TLS with the system's authorities.
 
     Raises:
         InvalidInput: `url` is no address, or a file of `tls` cannot be used.
     """
-    address = target(url)
+    options = channel_options(url, tls)
     if tls is None and not url.startswith("grpcs://"):
-        return grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
-    return grpc.secure_channel(address, credentials(tls or Tls()), options=channel_options(tls))
+        return grpc.insecure_channel(target(url), options=options)
+    return grpc.secure_channel(target(url), credentials(tls or Tls()), options=options)
 
 
-def channel_options(tls: Tls | None) -> tuple[tuple[str, int | str], ...]:
-    """Return the options of a channel with `tls`."""
+def open_aio_channel(url: str, tls: Tls | None = None) -> grpc.aio.Channel:
+    """Return a channel for the running event loop; otherwise as `open_channel`."""
+    options = channel_options(url, tls)
+    if tls is None and not url.startswith("grpcs://"):
+        return grpc.aio.insecure_channel(target(url), options=options)
+    return grpc.aio.secure_channel(target(url), credentials(tls or Tls()), options=options)
+
+
+def channel_options(url: str, tls: Tls | None) -> tuple[tuple[str, int | str], ...]:
+    """Return the options of a channel to `url` with `tls`."""
     name = None if tls is None else tls.server_name
-    return CHANNEL_OPTIONS + ((("grpc.ssl_target_name_override", name),) if name else ())
+    several = target(url).startswith(("dns:", "ipv4:"))
+    override = (("grpc.ssl_target_name_override", name),) if name else ()
+    return (*CHANNEL_OPTIONS, *((ROUND_ROBIN,) if several else ()), *override)
 
 
 def credentials(tls: Tls) -> grpc.ChannelCredentials:
@@ -74,7 +88,7 @@ def credentials(tls: Tls) -> grpc.ChannelCredentials:
 
 
 def target(url: str) -> str:
-    """Return gRPC's name for `url`: host:port, grpc://, grpcs://, dns:/// or unix:/path.
+    """Return gRPC's name for `url`: host:port, grpc://, grpcs://, dns:///, ipv4: or unix:/path.
 
     Raises:
         InvalidInput: it is none of these.
@@ -83,6 +97,8 @@ def target(url: str) -> str:
     scheme, _, rest = address.partition(":")
     if scheme in ("unix", "dns"):
         known = bool(rest)
+    elif scheme == "ipv4" and "," in rest:
+        known = all(re.fullmatch(r"[0-9.]+:[0-9]{1,5}", one) for one in rest.split(","))
     else:
         host = r"(?:[^\s:/\[\]]+|\[[0-9A-Fa-f:.%]+\])"
         match = re.fullmatch(host + r":([0-9]{1,5})", address)

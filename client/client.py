@@ -1,35 +1,29 @@
-"""The blocking client: it drives the steps of exchange.py over a transport."""
+"""The blocking client."""
 
-import math
-import re
-import time
-from collections.abc import Sequence
-from random import Random
+import os
+from collections.abc import Generator
 from types import TracebackType
 from typing import Self, SupportsIndex, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bandstop.client.errors import (
-    ClientError,
-    DeadlineExceeded,
-    InvalidInput,
-    NotFound,
-    Overloaded,
-    Unavailable,
-)
-from bandstop.client.exchange import Ask, Call, Result, Step, Steps, Wait, converse, learn
-from bandstop.client.forget import Forget
-from bandstop.client.images import ImageLike, as_list
-from bandstop.client.predictions import Prediction, predictions
-from bandstop.client.replies import Answer
-from bandstop.client.retry import RetryBudget
-from bandstop.client.served import VERSION, ServedModel, read_model
+from bandstop.client.channel import Tls
+from bandstop.client.drive import Driver
+from bandstop.client.errors import ClientError, InvalidImage
+from bandstop.client.exchange import Steps
+from bandstop.client.forget import Entry, Forget
+from bandstop.client.headers import Headers
+from bandstop.client.images import Images, as_list, each
+from bandstop.client.limit import Limit
+from bandstop.client.portions import Portions, cut
+from bandstop.client.predictions import Prediction
+from bandstop.client.questions import Call, Outcome, Questions
+from bandstop.client.served import ServedModel
+from bandstop.client.settings import check_settings
 from bandstop.client.transport import GrpcTransport, Transport
 
 T = TypeVar("T")
-NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
 
 class Client:
@@ -49,27 +43,37 @@ class Client:
         *,
         version: str = "",
         deadline: float = 10.0,
+        always_forget: Entry = None,
+        in_flight: int = 4,
+        tls: Tls | None = None,
+        headers: Headers = (),
         transport: Transport | None = None,
     ) -> None:
         """Prepare to ask `model`; nothing is sent yet.
 
         Args:
-            url: of the server's gRPC port: host:port, grpc://host:port or unix:/path.
+            url: of the server's gRPC port: host:port, grpc://host:port, grpcs://host:port (TLS),
+                unix:/path, or of several servers: dns:///host:port, ipv4:address:port,...
             model: as the server names it.
             version: a number to stay with; "" follows the server.
-            deadline: seconds for each call, however many images it has.
+            deadline: seconds for each call, however many images it has; of a stream, for each
+                batch.
+            always_forget: classes of a gated model that every call forgets beside those that it
+                names itself; no call can take them back. Needs a slot for each.
+            in_flight: batches of one call that are sent before the first is answered.
+            tls: authorities, certificate and key; None with grpcs:// trusts the system's.
+            headers: sent with every request, such as a token: a mapping, or a function that
+                returns one, asked for each request.
             transport: used in place of gRPC, and closed with the client.
 
         Raises:
             InvalidInput: an argument out of its range.
         """
-        if misfits := _misfits(model, version, deadline):
-            raise InvalidInput("; ".join(misfits))
-        self._url, self._name, self._version, self._deadline = url, model, version, deadline
-        self._transport = GrpcTransport(url) if transport is None else transport
-        self._model: ServedModel | None = None
-        self._budget = RetryBudget()
-        self._random = Random()
+        check_settings(model, version, deadline, in_flight)
+        self._transport = GrpcTransport(url, tls, headers) if transport is None else transport
+        self._questions = Questions(model, version, always_forget)
+        self._driver = Driver(self._transport, model, version, Limit(deadline, url, model))
+        self._in_flight, self._url, self._process = in_flight, url, os.getpid()
 
     def __enter__(self) -> Self:
         """Return the client itself."""
@@ -85,117 +89,83 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Let go of the connection; later calls fail."""
-        self._transport.close()
+        """Let go of the connection; later calls fail. In a forked process nothing happens."""
+        if os.getpid() == self._process:
+            self._transport.close()
 
     @property
     def classes(self) -> tuple[str, ...]:
         """The class names by index, of the version asked; the server is asked only once."""
-        model = self._model or self.metadata()
-        return model.spec(self._version).labels
+        return self._run(self._questions.classes())
 
     def metadata(self) -> ServedModel:
         """Return what the server says of the model now."""
-        return self._drive(learn(self._model is not None, self._budget, self._random))
+        return self._run(self._questions.learn())
 
     def ready(self) -> bool:
         """Return whether the server says that the model can be asked; False if nobody answers."""
-        until = time.monotonic() + self._deadline
-        try:
-            return self._transport.ready(self._name, self._version, self._left(until))
-        except (Unavailable, Overloaded, NotFound, DeadlineExceeded):
-            return False
+        return self._run(self._questions.ready())
 
     def classify(
-        self,
-        images: ImageLike | Sequence[ImageLike],
-        forget: Forget = None,
-        top_k: SupportsIndex | None = None,
+        self, images: Images, forget: Forget = None, top_k: SupportsIndex | None = None
     ) -> list[Prediction]:
         """Return a prediction for each image, in order; a list even for a single image.
 
+        All are answered by versions that know the same classes, and all are held in memory:
+        `stream` is for very many.
+
         Args:
-            images: one or a list: a path, encoded bytes, a PIL image, uint8 (h, w) or (h, w, c),
-                float32 (c, h, w) in [0, 1] of the model's size, or an array of several of these.
-                All are held in memory: give very many in portions.
+            images: one or several: a path, encoded bytes, a PIL image, a uint8 array (h, w),
+                (h, w, c) or (c, h, w), a float32 array of the model's size in [0, 1], (c, h, w)
+                or (h, w, c), or an array of several of these.
             forget: for a gated model, what to forget: one class for all images (a name or an
-                index), or a list of one entry an image; a tuple or set names several classes of
-                a model that has the slots. None asks for nothing to be forgotten, which only
-                some models allow.
+                index) or the name of a set of the release; or a list of one entry an image; a
+                tuple or set names several classes of a model that has the slots. None asks for
+                nothing more than `always_forget`, which only some models allow to be nothing.
             top_k: how many classes to return, the most probable first; None for all.
 
         Raises:
             ClientError: as its tree says; no prediction is returned that failed a check.
         """
-        model, answers = self._ask(images, forget)
-        return predictions(answers, model.spec(self._version).labels, top_k)
+        return self._run(self._questions.classify(Call(as_list(images), forget, top_k)))
 
-    def logits(
-        self, images: ImageLike | Sequence[ImageLike], forget: Forget = None
-    ) -> NDArray[np.float32]:
+    def logits(self, images: Images, forget: Forget = None) -> NDArray[np.float32]:
         """Return the logits (n, classes) of n images; arguments and errors as for classify."""
-        _, answers = self._ask(images, forget)
-        return np.concatenate([answer.logits for answer in answers])
+        return self._run(self._questions.logits(Call(as_list(images), forget)))
 
-    def _ask(
-        self, images: ImageLike | Sequence[ImageLike], forget: Forget
-    ) -> tuple[ServedModel, tuple[Answer, ...]]:
-        call = Call(tuple(as_list(images)), forget, self._version)
-        return self._drive(converse(call, self._model, self._budget, self._random))
+    def stream(
+        self, images: Images, forget: Forget = None, top_k: SupportsIndex | None = None
+    ) -> Generator[Prediction, None, None]:
+        """Yield a prediction for each image, in order; only a few batches are held in memory.
 
-    def _drive(self, steps: Steps[T]) -> T:
-        """Return what `steps` come to, each step done within what is left of the deadline."""
-        until = time.monotonic() + self._deadline
-        try:
-            step = next(steps)
-            while True:
-                try:
-                    result = self._perform(step, until)
-                except ClientError as error:
-                    step = steps.throw(error)
-                else:
-                    step = steps.send(result)
-        except StopIteration as done:
-            found: T = done.value
-            return found
+        Images are taken from an iterable of any length as they are needed. Each batch is read by
+        the labels of the version that answered it. Arguments as for classify.
 
-    def _perform(self, step: Step, until: float) -> Result:
-        left = self._left(until)
-        if isinstance(step, Wait):
-            if step.seconds >= left:
-                raise self._late()
-            time.sleep(step.seconds)
-            return None
-        try:
-            if isinstance(step, Ask):
-                return self._transport.infer(step.request, left)
-            metadata = self._transport.metadata(self._name, self._version, left)
-            config = self._transport.config(self._name, self._version, self._left(until))
-        except DeadlineExceeded as error:
-            raise self._late() from error
-        self._model = read_model(self._name, metadata, config)
-        return self._model
+        Raises:
+            InvalidImage: an image cannot be used; those before it have been answered.
+            ClientError: as its tree says.
+        """
+        for outcome in self.outcomes(images, forget, top_k):
+            if isinstance(outcome, InvalidImage):
+                raise outcome
+            yield outcome
 
-    def _left(self, until: float) -> float:
-        left = until - time.monotonic()
-        if left <= 0:
-            raise self._late()
-        return left
+    def outcomes(
+        self, images: Images, forget: Forget = None, top_k: SupportsIndex | None = None
+    ) -> Generator[Outcome, None, None]:
+        """Yield for each image a prediction, or the error that says why it cannot be used.
 
-    def _late(self) -> DeadlineExceeded:
-        return DeadlineExceeded(
-            f"{self._url}: no answer for model {self._name} within {self._deadline:g} s; "
-            "give a longer deadline or fewer images"
-        )
+        Otherwise as `stream`.
+        """
+        portions, source = Portions(forget, top_k), each(images)
+        size = self._run(self._questions.portion())
+        parts = map(self._questions.outcomes, cut(source, size, portions))
+        for found in self._driver.window(parts, self._in_flight):
+            yield from found
 
-
-def _misfits(model: object, version: object, deadline: object) -> list[str]:
-    misfits = []
-    if not isinstance(model, str) or NAME.fullmatch(model) is None:
-        misfits.append(f"model: expected a name that matches {NAME.pattern}, got {model!r}")
-    if not isinstance(version, str) or (version and VERSION.fullmatch(version) is None):
-        misfits.append(f"version: expected '' or a string of digits from 1 on, got {version!r}")
-    seconds = deadline if isinstance(deadline, int | float) else math.nan
-    if isinstance(deadline, bool) or not 0 < seconds < math.inf:
-        misfits.append(f"deadline: expected seconds above 0, finite, got {deadline!r}")
-    return misfits
+    def _run(self, steps: Steps[T]) -> T:
+        if os.getpid() != self._process:
+            raise ClientError(
+                f"{self._url}: this client was made before a fork; make one in each process"
+            )
+        return self._driver.run(steps, self._in_flight)

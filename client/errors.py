@@ -7,12 +7,14 @@ ClientError
 │   └── Draining       ... at this moment: it is being swapped, or the server shuts down
 ├── Unavailable        the server, or the way to it, failed; trying again may help
 │   └── Unreachable    nobody answers at the address
+├── Untrusted          TLS: client and server do not accept each other
 ├── Overloaded         the server answers that its queue is full
 ├── DeadlineExceeded   no answer in time; also a TimeoutError
 ├── Restricted         the server refuses this kind of call to us
 ├── PolicyNotApplied   the reply does not prove that what was to be forgotten was
 │   └── Refused        ... because the model itself refused these rows
 ├── ProtocolError      the reply is not what the protocol or the export contract says
+│   └── NotFinite      ... its numbers for these images are none
 └── BackendError       the model failed while it ran
 
 `exit_code` is the command line's: 1 error, 2 usage, 6 not served, 7 refused by policy.
@@ -68,6 +70,12 @@ class Unreachable(Unavailable):
     """Nobody answers at the address."""
 
 
+class Untrusted(ClientError):
+    """The TLS handshake failed over a certificate; trying again does not help."""
+
+    exit_code: ClassVar[int] = 6
+
+
 class Overloaded(ClientError):
     """The server's queue is full, or the request waited in it for too long."""
 
@@ -100,6 +108,10 @@ class ProtocolError(ClientError):
     """A reply that breaks the protocol or the contract of an exported model."""
 
     exit_code: ClassVar[int] = 5
+
+
+class NotFinite(ProtocolError):
+    """The model answered with NaN or infinity where it refused nothing: bad pixels, or weights."""
 
 
 class BackendError(ClientError):

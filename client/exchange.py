@@ -1,33 +1,39 @@
 """A call as a sequence of steps, the same for every transport, blocking or not.
 
-A generator yields what is to be done next (`Learn`, `Ask`, `Wait`) and is sent the result, or
-thrown the error. It decides; whoever drives it does the input, the output and the sleeping.
+A generator yields what is to be done next (`Learn`, `Ask`, `Wait` ...) and is sent the result,
+or thrown the error. It decides; whoever drives it does the input, the output and the sleeping.
 """
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import TypeAlias, TypeVar
 
-from bandstop.client.errors import (
-    ClientError,
-    DeadlineExceeded,
-    InvalidInput,
-    NotFound,
-    ProtocolError,
-)
-from bandstop.client.forget import Forget, forget_rows
-from bandstop.client.images import ImageLike, prepare
+from bandstop.client.errors import ClientError, DeadlineExceeded, InvalidInput, ProtocolError
+from bandstop.client.images import Decoded, ImageLike, named
 from bandstop.client.replies import Answer, check_source, read_reply
-from bandstop.client.requests import batches
 from bandstop.client.retry import RetryBudget, pause
-from bandstop.client.served import ServedModel
-from bandstop.client.wire import InferReply, InferRequest
+from bandstop.client.served import Preprocess, ServedModel
+from bandstop.client.wire import Config, InferReply, InferRequest, Metadata
 
 
 @dataclass(frozen=True, slots=True)
 class Learn:
-    """Ask the server to describe the model; the result is a ServedModel."""
+    """Ask the server to describe the model; the result is a Description."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """Ask the server whether the model can be asked; the result is a bool."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decode:
+    """Read and decode images, which may take a while; the result is Decoded."""
+
+    images: Sequence[ImageLike]
+    preprocess: Preprocess
+    first: int  # position of the first among all that the caller gave
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,103 +50,89 @@ class Wait:
     seconds: float
 
 
-Step: TypeAlias = Learn | Ask | Wait
-Result: TypeAlias = ServedModel | InferReply | None
+@dataclass(frozen=True, slots=True)
+class Together:
+    """Go through several conversations at the same time; the result is the list of theirs."""
+
+    parts: "Iterator[Steps[Answer]]"
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What a server says of a model."""
+
+    metadata: Metadata
+    config: Config
+
+
+Step: TypeAlias = Learn | Ready | Decode | Ask | Wait | Together
+Result: TypeAlias = Description | Decoded | InferReply | bool | list[Answer] | None
 T = TypeVar("T")
 Steps: TypeAlias = Generator[Step, Result, T]
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
-    """What one call wants; `version` "" leaves the choice to the server."""
-
-    images: tuple[ImageLike, ...]
-    forget: Forget
-    version: str
-
-
-def converse(
-    call: Call, known: ServedModel | None, budget: RetryBudget, random: Random
-) -> Steps[tuple[ServedModel, tuple[Answer, ...]]]:
-    """Return the answers to `call`, in the order of its images, and the model that gave them.
-
-    All answers are read by one table of labels. When the model changes under way (another
-    version, with other labels or pixels) it is learned anew and everything is asked again.
-
-    Raises:
-        ClientError: as its tree says. A server that never answered is reported at once; one
-            that did is asked again until the deadline.
-    """
-    model = known if known is not None else (yield from learn(False, budget, random))
-    while True:
-        try:
-            return model, (yield from _answers(call, model, budget, random))
-        except _OutdatedError as outdated:
-            fresh = yield from learn(True, budget, random)
-            if fresh == model:
-                raise outdated.error from outdated.error.__cause__
-            model = fresh
-
-
-def learn(known: bool, budget: RetryBudget, random: Random) -> Steps[ServedModel]:
-    """Return what the server says of the model; a server that is not `known` gets one try."""
-    step = Learn()
-    model = (yield from _persist(step, budget, random)) if known else (yield step)
-    assert isinstance(model, ServedModel)
-    return model
-
-
-class _OutdatedError(Exception):
+class OutdatedError(Exception):
     """What we know of the model may no longer be true; if it is, then `error` is the failure."""
 
     def __init__(self, error: ClientError) -> None:
+        """Keep `error`."""
         super().__init__(str(error))
         self.error = error
 
 
-def _answers(
-    call: Call, model: ServedModel, budget: RetryBudget, random: Random
-) -> Steps[tuple[Answer, ...]]:
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """What is tried again, and when; shared by all calls of a client."""
+
+    budget: RetryBudget
+    random: Random
+
+
+def answer(
+    request: InferRequest,
+    images: Sequence[tuple[ImageLike, int]],
+    model: ServedModel,
+    patience: Patience,
+) -> Steps[Answer]:
+    """Return the checked answer to `request`, whose rows are `images`, each with its position.
+
+    Raises:
+        ClientError: as its tree says.
+        OutdatedError: the server refused the request, or a version answered that `model` knows
+            nothing of, or other things than of the version that was asked.
+    """
     try:
-        spec = model.spec(call.version)
-        forget = forget_rows(call.forget, len(call.images), spec, model.slots)
-    except (InvalidInput, NotFound) as error:
-        raise _OutdatedError(error) from error
-    images = prepare(call.images, spec.preprocess)
-    answers = []
-    for request in batches(model, call.version, images, forget):
-        try:
-            reply = yield from _persist(Ask(request), budget, random)
-        except InvalidInput as error:
-            raise _OutdatedError(error) from error
-        assert isinstance(reply, InferReply)
-        check_source(reply, request)
-        if model.versions.get(reply.version) != spec:
-            raise _OutdatedError(
-                ProtocolError(
-                    f"model {model.name}: the reply comes from version {reply.version}, which "
-                    f"the server does not describe as it does the version asked for"
-                )
+        reply = yield from persist(Ask(request), patience)
+    except InvalidInput as error:
+        raise OutdatedError(error) from error
+    assert isinstance(reply, InferReply)
+    check_source(reply, request)
+    spec = model.spec(request.version)
+    if model.versions.get(reply.version) != spec:
+        raise OutdatedError(
+            ProtocolError(
+                f"model {model.name}: the reply comes from version {reply.version}, which "
+                f"the server does not describe as it does the version asked for"
             )
-        answers.append(read_reply(reply, request, len(spec.labels)))
-    return tuple(answers)
+        )
+    return read_reply(reply, request, len(spec.labels), lambda row: named(*images[row]))
 
 
-def _persist(step: Step, budget: RetryBudget, random: Random) -> Steps[Result]:
+def persist(step: Step, patience: Patience) -> Steps[Result]:
     """Return the result of `step`, tried again while that may help and there is time."""
     attempt = 0
     while True:
         try:
             result = yield step
         except ClientError as error:
-            if not budget.allows(error):
+            if not patience.budget.allows(error):
                 raise
             failure = error
         else:
-            budget.earn()
+            patience.budget.earn()
             return result
         try:
-            yield Wait(pause(attempt, random))
+            yield Wait(pause(attempt, patience.random))
         except DeadlineExceeded:
             raise failure from failure.__cause__
         attempt += 1

@@ -39,14 +39,21 @@ def predictions(
     Raises:
         InvalidInput: `top_k` is not 1 to the number of classes.
     """
-    keep = len(labels) if top_k is None else _checked(top_k, len(labels))
+    keep = checked_top_k(top_k, len(labels))
     found = []
     for answer in answers:
-        for row, applied in zip(softmax(answer.logits), answer.applied.tolist(), strict=True):
-            best = np.argsort(-row, kind="stable")[:keep]  # of equals, the lower index first
-            names = tuple(labels[i] or f"#{i}" for i in best)
+        probabilities = softmax(answer.logits)
+        if keep == 1:
+            best = probabilities.argmax(axis=1)[:, np.newaxis]
+        else:  # of equals, the lower index first
+            best = np.argsort(-probabilities, axis=1, kind="stable")[:, :keep]
+        chosen = probabilities[np.arange(len(best))[:, np.newaxis], best]
+        for classes, values, applied in zip(
+            best.tolist(), chosen.tolist(), answer.applied.tolist(), strict=True
+        ):
+            names = tuple([labels[i] or f"#{i}" for i in classes])
             forgotten = tuple(dict.fromkeys(applied))
-            found.append(Prediction(names, tuple(row[best].tolist()), answer.version, forgotten))
+            found.append(Prediction(names, tuple(values), answer.version, forgotten))
     return found
 
 
@@ -58,8 +65,14 @@ def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     return probabilities
 
 
-def _checked(top_k: SupportsIndex, classes: int) -> int:
-    whole = isinstance(top_k, SupportsIndex) and not isinstance(top_k, bool | np.bool_)
-    if not whole or not 1 <= operator.index(top_k) <= classes:
+def checked_top_k(top_k: SupportsIndex | None, classes: int) -> int:
+    """Return how many of `classes` to show; raises InvalidInput where `top_k` is no such number."""
+    if top_k is None:
+        return classes
+    try:
+        keep = 0 if isinstance(top_k, bool | np.bool_) else operator.index(top_k)
+    except TypeError:
+        keep = 0
+    if not 1 <= keep <= classes:
         raise InvalidInput(f"top_k: expected a whole number 1..{classes}, got {top_k!r}")
-    return operator.index(top_k)
+    return keep

@@ -1,14 +1,18 @@
 """Replies of a served model, believed only after every check; no input or output happens here."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bandstop.client.errors import PolicyNotApplied, ProtocolError, Refused
+from bandstop.client.errors import NotFinite, PolicyNotApplied, ProtocolError, Refused
 from bandstop.client.served import VERSION
 from bandstop.client.wire import DTYPES, InferReply, InferRequest, Tensor
+
+N = TypeVar("N", bound=np.generic)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,50 +46,64 @@ def check_source(reply: InferReply, request: InferRequest) -> None:
         )
 
 
-def read_reply(reply: InferReply, request: InferRequest, classes: int) -> Answer:
-    """Return the answer that `reply` gives to `request`.
+def read_reply(
+    reply: InferReply,
+    request: InferRequest,
+    classes: int,
+    name: Callable[[int], str] = "image {}".format,
+) -> Answer:
+    """Return the answer that `reply` gives to `request`; `name` tells an image by its row.
 
     Raises:
         Refused: the model refused rows of the request.
         PolicyNotApplied: other classes were forgotten than requested.
-        ProtocolError: an output is missing, malformed or not finite.
+        NotFinite: numbers of a row that was not refused are none.
+        ProtocolError: an output is missing or malformed.
     """
     where = f"model {reply.model} version {reply.version}"
     sent = {tensor.name: tensor for tensor in request.inputs}
     rows = sent["image"].shape[0]
-    logits = _array(reply, "logits", "FP32", (rows, classes), where)
+    logits: NDArray[np.float32] = _array(reply, "logits", "FP32", (rows, classes), where)
     if "forget_class" in sent:
         asked = sent["forget_class"]
-        applied = _array(reply, "applied_forget_class", "INT64", asked.shape, where)
+        applied: NDArray[np.int64] = _array(
+            reply, "applied_forget_class", "INT64", asked.shape, where
+        )
         wanted = np.frombuffer(asked.data, DTYPES["INT64"]).reshape(asked.shape)
-        _check_policy(applied, wanted, where)
+        _check_policy(applied, wanted, where, name)
     else:
         applied = np.empty((rows, 0), np.int64)
-    bad = np.flatnonzero(~np.isfinite(logits).all(axis=1))
-    if bad.size:
-        raise ProtocolError(f"{where}: logits are not finite in {_rows(bad)}")
-    return Answer(reply.version, logits.astype(np.float32), applied.astype(np.int64))
+    finite = np.isfinite(logits)
+    if not finite.all():
+        bad = np.flatnonzero(~finite.all(axis=1))
+        raise NotFinite(f"{where}: logits are not finite for {_names(bad, name)}")
+    return Answer(reply.version, logits, applied)
 
 
-def _check_policy(applied: NDArray[np.generic], wanted: NDArray[np.generic], where: str) -> None:
+def _check_policy(
+    applied: NDArray[np.int64], wanted: NDArray[np.int64], where: str, name: Callable[[int], str]
+) -> None:
+    if applied.tobytes() == wanted.tobytes():
+        return
     refused = np.flatnonzero((applied == -1).all(axis=1))
     if refused.size:
+        asked = wanted[refused[0]].tolist()
         raise Refused(
-            f"{where}: refused {_rows(refused)}, forget_class {wanted[refused[0]].tolist()}; "
+            f"{where}: refused {_names(refused, name)}, forget_class {asked}; "
             "ask for classes that this version can forget"
         )
     wrong = np.flatnonzero((applied != wanted).any(axis=1))
     if wrong.size:
         first = wrong[0]
         raise PolicyNotApplied(
-            f"{where}: forget_class was not applied in {_rows(wrong)}: "
+            f"{where}: forget_class was not applied for {_names(wrong, name)}: "
             f"asked {wanted[first].tolist()}, applied {applied[first].tolist()}"
         )
 
 
 def _array(
     reply: InferReply, name: str, datatype: str, shape: tuple[int, ...], where: str
-) -> NDArray[np.generic]:
+) -> NDArray[N]:
     found = [tensor for tensor in reply.outputs if tensor.name == name]
     if len(found) != 1:
         raise ProtocolError(f"{where}: the reply holds {name} {len(found)} times, expected once")
@@ -99,10 +117,10 @@ def _array(
     size = prod(shape) * dtype.itemsize
     if len(tensor.data) != size:
         raise ProtocolError(f"{where}: {name} has {len(tensor.data)} bytes, expected {size}")
-    array: NDArray[np.generic] = np.frombuffer(tensor.data, dtype).reshape(shape)
+    array: NDArray[N] = np.frombuffer(tensor.data, dtype).reshape(shape)
     return array
 
 
-def _rows(rows: NDArray[np.intp]) -> str:
-    shown = ", ".join(str(row) for row in rows[:5])
-    return f"row{'s' if rows.size > 1 else ''} {shown}{', ...' if rows.size > 5 else ''}"
+def _names(rows: NDArray[np.intp], name: Callable[[int], str]) -> str:
+    more = ", ..." if rows.size > 5 else ""
+    return ", ".join(name(int(row)) for row in rows[:5]) + more

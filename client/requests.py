@@ -12,6 +12,7 @@ from bandstop.client.wire import DTYPES, InferRequest, encode
 
 # Far below gRPC's 2 GiB; a server buffers a message whole before it looks at it.
 MAX_MESSAGE_BYTES = 64 << 20
+ITEM_BYTES = {datatype: np.dtype(code).itemsize for datatype, code in DTYPES.items()}
 
 
 def batches(
@@ -29,9 +30,8 @@ def batches(
         forget: (n, slots), the classes to forget for each image; None for a baked model.
     """
     preprocess = model.spec(version).preprocess
-    datatype, shape = preprocess.tensor
-    one = prod(shape[1:]) * np.dtype(DTYPES[datatype]).itemsize
-    size = max(1, min(model.max_batch_size, MAX_MESSAGE_BYTES // one))
+    datatype, _ = preprocess.tensor
+    size = 1 if len(images) == 1 else batch_size(model, version)
     for start in range(0, len(images), size):
         part = slice(start, start + size)
         inputs = [encode("image", stack(images[part], preprocess), datatype)]
@@ -40,3 +40,10 @@ def batches(
             inputs.append(encode("forget_class", forget[part], "INT64"))
             outputs.append("applied_forget_class")
         yield InferRequest(model.name, version, tuple(inputs), tuple(outputs))
+
+
+def batch_size(model: ServedModel, version: str) -> int:
+    """Return how many images go into one request for `version` of `model`."""
+    datatype, shape = model.spec(version).preprocess.tensor
+    one = prod(shape[1:]) * ITEM_BYTES[datatype]
+    return max(1, min(model.max_batch_size, MAX_MESSAGE_BYTES // one))

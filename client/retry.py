@@ -6,8 +6,10 @@ from threading import Lock
 
 from bandstop.client.errors import ClientError, Draining, Overloaded, Unavailable, Unreachable
 
-# gRPC's own retry goes by the status code alone, but Triton refuses a restricted call with
-# UNAVAILABLE (not to be tried again) and a draining model with NOT_FOUND (to be tried again).
+# The only retries there are, in place of those of gRPC's service config: gRPC goes by the status
+# code alone, but Triton refuses a restricted call with UNAVAILABLE (not to be tried again) and a
+# draining model with NOT_FOUND (to be tried again). Its wait-for-ready would gain nothing either:
+# a server that was known and cannot be reached is tried until the deadline, within a second each.
 RETRYABLE = (Unavailable, Overloaded, Draining)
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
 

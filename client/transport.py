@@ -1,17 +1,36 @@
 """The way to a server: one seam, and a gRPC implementation of it."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from bandstop.client.channel import Tls, open_channel
-from bandstop.client.errors import ClientError, ProtocolError
-from bandstop.client.status import translate
-from bandstop.client.wire import Config, InferReply, InferRequest, Metadata, Tensor, TensorSpec
+from bandstop.client.errors import ClientError
+from bandstop.client.headers import Headers, sendable
+from bandstop.client.messages import from_wire, to_config, to_metadata, to_wire
+from bandstop.client.status import failure
+from bandstop.client.wire import Config, InferReply, InferRequest, Metadata
 
 R = TypeVar("R")
+
+
+class Pending(Protocol):
+    """An inference under way."""
+
+    def result(self) -> InferReply:
+        """Return the reply once it is there; raises ClientError where there will be none."""
+        ...
+
+    def cancel(self) -> None:
+        """Give it up; the server is told."""
+        ...
+
+    def when_done(self, tell: Callable[[], None]) -> None:
+        """Call `tell` when the result is there, at once if it is; from any thread."""
+        ...
 
 
 class Transport(Protocol):
@@ -37,25 +56,27 @@ class Transport(Protocol):
         """Return the server's reply, unchecked."""
         ...
 
+    def start(self, request: InferRequest, timeout: float) -> Pending:
+        """Begin an inference and do not wait for it."""
+        ...
+
     def close(self) -> None:
         """Let go of the connection."""
         ...
 
 
 class GrpcTransport:
-    """Triton's gRPC protocol over one channel, which is opened when it is first used."""
+    """Triton's gRPC protocol over one channel, which connects when it is first used."""
 
-    def __init__(
-        self, url: str, tls: Tls | None = None, headers: tuple[tuple[str, str], ...] = ()
-    ) -> None:
+    def __init__(self, url: str, tls: Tls | None = None, headers: Headers = ()) -> None:
         """Prepare for the server at `url`; raises InvalidInput where it is no address.
 
         Args:
             url: see `open_channel`.
             tls: see `open_channel`.
-            headers: metadata sent with every call, such as a token.
+            headers: metadata sent with every call, such as a token; a function is asked each time.
         """
-        self._address, self._headers = url, headers
+        self._address, self._headers = url, headers if callable(headers) else sendable(headers)
         self._channel = open_channel(url, tls)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
 
@@ -67,61 +88,49 @@ class GrpcTransport:
     def metadata(self, model: str, version: str, timeout: float) -> Metadata:
         """Return the tensors and the versions of a model."""
         request = service_pb2.ModelMetadataRequest(name=model, version=version)
-        reply = self._call(self._stub.ModelMetadata, request, timeout)
-        return Metadata(
-            tuple(reply.versions),
-            tuple(TensorSpec(t.name, t.datatype, tuple(t.shape)) for t in reply.inputs),
-            tuple(TensorSpec(t.name, t.datatype, tuple(t.shape)) for t in reply.outputs),
-        )
+        return to_metadata(self._call(self._stub.ModelMetadata, request, timeout))
 
     def config(self, model: str, version: str, timeout: float) -> Config:
         """Return the configuration of a model."""
         request = service_pb2.ModelConfigRequest(name=model, version=version)
-        config = self._call(self._stub.ModelConfig, request, timeout).config
-        parameters = {key: value.string_value for key, value in config.parameters.items()}
-        return Config(config.max_batch_size, parameters)
+        return to_config(self._call(self._stub.ModelConfig, request, timeout))
 
     def infer(self, request: InferRequest, timeout: float) -> InferReply:
         """Return the server's reply, unchecked."""
         return from_wire(self._call(self._stub.ModelInfer, to_wire(request), timeout))
 
+    def start(self, request: InferRequest, timeout: float) -> Pending:
+        """Begin an inference and do not wait for it."""
+        call = self._call(self._stub.ModelInfer.future, to_wire(request), timeout)
+        return _GrpcPending(call, self._address)
+
     def close(self) -> None:
-        """Let go of the connection."""
+        """Let go of the connection; calls under way fail."""
         self._channel.close()
 
     def _call(self, method: Callable[..., R], request: object, timeout: float) -> R:
+        headers = sendable(self._headers()) if callable(self._headers) else self._headers
         try:
-            return method(request, timeout=timeout, metadata=self._headers)
+            return method(request, timeout=timeout, metadata=headers)
+        except (grpc.RpcError, ValueError) as error:
+            raise failure(error, self._address) from error
+
+
+@dataclass(frozen=True, slots=True)
+class _GrpcPending:
+    call: grpc.Future
+    address: str
+
+    def result(self) -> InferReply:
+        try:
+            return from_wire(self.call.result())
         except grpc.RpcError as error:
-            raise translate(error.code(), error.details() or "", self._address) from error
-        except ValueError as error:  # what gRPC says of a channel that was closed
-            raise ClientError(f"{self._address}: the client is closed") from error
+            raise failure(error, self.address) from error
+        except grpc.FutureCancelledError as error:  # by us alone: the channel was closed
+            raise ClientError(f"{self.address}: the client is closed") from error
 
+    def cancel(self) -> None:
+        self.call.cancel()
 
-def to_wire(request: InferRequest) -> service_pb2.ModelInferRequest:
-    """Return `request` as Triton's message."""
-    message = service_pb2.ModelInferRequest(model_name=request.model, model_version=request.version)
-    for tensor in request.inputs:
-        message.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
-        message.raw_input_contents.append(tensor.data)
-    for name in request.outputs:
-        message.outputs.add(name=name)
-    return message
-
-
-def from_wire(message: service_pb2.ModelInferResponse) -> InferReply:
-    """Return Triton's message as a reply.
-
-    Raises:
-        ProtocolError: outputs and their bytes do not pair up.
-    """
-    if len(message.outputs) != len(message.raw_output_contents):
-        raise ProtocolError(
-            f"model {message.model_name}: the reply has {len(message.outputs)} outputs but bytes "
-            f"for {len(message.raw_output_contents)}"
-        )
-    outputs = tuple(
-        Tensor(tensor.name, tensor.datatype, tuple(tensor.shape), data)
-        for tensor, data in zip(message.outputs, message.raw_output_contents, strict=True)
-    )
-    return InferReply(message.model_name, message.model_version, outputs)
+    def when_done(self, tell: Callable[[], None]) -> None:
+        self.call.add_done_callback(lambda _: tell())

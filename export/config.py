@@ -8,7 +8,7 @@ from tritonclient.grpc import model_config_pb2 as triton
 
 from bandstop.export.record import LABELS, MODEL, ReleaseRecord, ServingRecord, TensorRecord
 
-_TYPES = {"FP32": triton.TYPE_FP32, "UINT8": triton.TYPE_UINT8, "INT64": triton.TYPE_INT64}
+TYPES = {"FP32": triton.TYPE_FP32, "UINT8": triton.TYPE_UINT8, "INT64": triton.TYPE_INT64}
 
 
 def config_text(model: str, served: Mapping[int, ReleaseRecord]) -> str:
@@ -30,17 +30,19 @@ def config_text(model: str, served: Mapping[int, ReleaseRecord]) -> str:
         max_batch_size=newest.max_batch_size,
     )
     for tensor in newest.inputs:
-        config.input.add(name=tensor.name, data_type=_TYPES[tensor.dtype], dims=tensor.shape)
+        config.input.add(name=tensor.name, data_type=TYPES[tensor.dtype], dims=tensor.shape)
     for tensor in newest.outputs:
         labels = LABELS if tensor.name == "logits" else ""
         config.output.add(
             name=tensor.name,
-            data_type=_TYPES[tensor.dtype],
+            data_type=TYPES[tensor.dtype],
             dims=tensor.shape,
             label_filename=labels,
         )
     config.version_policy.specific.versions.extend(sorted(served))
-    _run_as_(config, newest.serving)
+    run_as_(config, newest.serving)
+    threads = str(newest.serving.intra_op_threads)
+    config.parameters["intra_op_thread_count"].string_value = threads
     _warm_up_(config, newest.inputs)
     for name, value in _parameters(served).items():
         config.parameters[name].string_value = value
@@ -69,7 +71,8 @@ def labels_text(class_names: Sequence[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _run_as_(config: triton.ModelConfig, serving: ServingRecord) -> None:
+def run_as_(config: triton.ModelConfig, serving: ServingRecord) -> None:
+    """Set how many instances run, and the bounds of their queue."""
     config.instance_group.add(kind=triton.ModelInstanceGroup.KIND_CPU, count=serving.instances)
     # without preferred sizes a batch is whatever waits, which Triton's own guide recommends
     batching = config.dynamic_batching
@@ -79,14 +82,13 @@ def _run_as_(config: triton.ModelConfig, serving: ServingRecord) -> None:
     queue.default_timeout_microseconds = serving.queue_timeout_us
     queue.allow_timeout_override = True
     queue.max_queue_size = serving.max_queue_size
-    config.parameters["intra_op_thread_count"].string_value = str(serving.intra_op_threads)
 
 
 def _warm_up_(config: triton.ModelConfig, inputs: Sequence[TensorRecord]) -> None:
     sample = config.model_warmup.add(name="warmup", batch_size=1)
     for tensor in inputs:
         given = sample.inputs[tensor.name]
-        given.data_type = _TYPES[tensor.dtype]
+        given.data_type = TYPES[tensor.dtype]
         given.dims.extend(tensor.shape)
         given.zero_data = True
 

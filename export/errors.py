@@ -71,6 +71,12 @@ class NotServed(ExportError):  # noqa: N818  # same
     exit_code: ClassVar[int] = 6
 
 
+class DiskError(ExportError):
+    """The disk is full or broken, or may not be written; the repository is as it was."""
+
+    exit_code: ClassVar[int] = 1
+
+
 def schema_misfits(error: ValidationError, whole: str, *, most: int) -> str:
     """Return the first misfits of a record, `most` at most: where, and what.
 

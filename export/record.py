@@ -3,10 +3,11 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from bandstop.export.canary_record import CanaryRecord
 from bandstop.export.measure_record import MeasuredRecord
 from bandstop.export.parity_record import ParityRecord
 from bandstop.export.precision_record import Precision, PrecisionRecord
@@ -94,6 +95,8 @@ class ReleaseRecord(Strict):
             numbers before; the file holds none of these. None where nothing is known of them.
         measured: accuracies of the file itself; None where there was no data to measure with.
         precision: of a file of lower precision, how it compares; None for float32.
+        canary: what the file answers to inputs that can be made anywhere; None in releases from
+            before there was any.
     """
 
     format: Literal["bandstop-release/1"]
@@ -115,6 +118,13 @@ class ReleaseRecord(Strict):
     parent_tensors: dict[str, Sha256] | None = None
     measured: MeasuredRecord | None = None
     precision: PrecisionRecord | None = None
+    canary: CanaryRecord | None = None
+
+    @model_validator(mode="after")
+    def _canary_fits(self) -> Self:
+        if self.canary is not None:
+            self.canary.refuse_other(self.forget.slots, len(self.class_names))
+        return self
 
     @property
     def told_precision(self) -> Precision:

@@ -54,7 +54,7 @@ def read_files(path: Path) -> tuple[ReleaseRecord, dict[str, bytes]]:
     misfits += [f"unlisted file {name}" for name in sorted(there - wanted - {RECORD, SIGNATURE})]
     if misfits:
         raise ReleaseError(f"{path}: {', '.join(misfits)}; export it again")
-    files = {str(name): _checked(path / name, known) for name, known in record.files.items()}
+    files = {str(name): checked(path / name, known) for name, known in record.files.items()}
     files[RECORD] = (path / RECORD).read_bytes()
     if SIGNATURE in there:
         files[SIGNATURE] = _signature(path / SIGNATURE)
@@ -99,7 +99,12 @@ def _signature(file: Path) -> bytes:
     return file.read_bytes()
 
 
-def _checked(file: Path, known: FileRecord) -> bytes:
+def checked(file: Path, known: FileRecord) -> bytes:
+    """Return the content of `file`, which must be what the record says.
+
+    Raises:
+        ReleaseError: it is not.
+    """
     if file.is_symlink() or not file.is_file():
         raise ReleaseError(f"{file}: not a regular file")
     if file.stat().st_size != known.size:

@@ -16,6 +16,7 @@ from bandstop.edit.storage import (
     state_sha256,
     write_folder,
 )
+from bandstop.export.canary_make import make_canary
 from bandstop.export.config import config_text, labels_text
 from bandstop.export.errors import SpecError
 from bandstop.export.graph import GatedGraph, PlainGraph
@@ -157,6 +158,7 @@ def _release(source: Source, spec: ExportSpec, out: Path, options: Options) -> R
         parity=rounded(parity),
         measured=measured,
         precision=precision,
+        canary=make_canary(file, inputs, outputs, forget, parity.tolerance, precision),
         versions=library_versions(),
         files=describe({MODEL: file, LABELS: labels}),
     )

@@ -63,6 +63,17 @@ def _socket_address(folder: Path) -> Address:
 
 
 def _port_address(port: int) -> Address:
+    check_port(port)
+    return Address(LOOPBACK, port)
+
+
+def check_port(port: int) -> None:
+    """Refuse a port of the loopback address that cannot be listened on.
+
+    Raises:
+        ServeInputError: it is out of range.
+        ServeError: it is in use, or not for this user.
+    """
     if not 1 <= port <= 65535:
         raise ServeInputError(f"port {port}: expected 1 to 65535")
     with socket.socket() as probe:
@@ -73,4 +84,3 @@ def _port_address(port: int) -> Address:
             raise ServeError(f"port {port} is not for this user; choose one from 1024") from error
         except OSError as error:
             raise ServeError(f"port {port} on {LOOPBACK} is in use; choose another") from error
-    return Address(LOOPBACK, port)

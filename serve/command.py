@@ -7,12 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from bandstop.serve.address import Address
+from bandstop.serve.access import restricting
+from bandstop.serve.address import LOOPBACK, Address
 from bandstop.serve.errors import MachineError
 from bandstop.serve.install import installed, refresh_backend
 from bandstop.serve.machine import check_machine, this_machine
+from bandstop.serve.tls import ServerTls, tls_arguments
 
 EXIT_TIMEOUT_S = 10
+_PING_MS = 30_000  # our client asks once a minute whether a long call's server is still there
 # from 1.29 on, ONNX Runtime tells its makers about each model that it opens unless this is set
 NO_TELEMETRY = "ORT_DISABLE_TELEMETRY"
 
@@ -30,6 +33,11 @@ class Server:
     binary: Path
     backends: Path | None
     environment: Mapping[str, str]
+
+    @property
+    def bundled(self) -> bool:
+        """Whether it is the one of the registry's wheel."""
+        return self.backends is not None
 
 
 def find_server() -> Server:
@@ -56,11 +64,27 @@ def find_server() -> Server:
     return Server(place.tritonserver, place.backends, environment)
 
 
-def command_line(server: Server, repository: Path, address: Address, shm_prefix: str) -> list[str]:
+def command_line(
+    server: Server,
+    repository: Path,
+    address: Address,
+    shm_prefix: str,
+    *,
+    token: str = "",
+    tls: ServerTls | None = None,
+    metrics_port: int | None = None,
+) -> list[str]:
     """Return the arguments: gRPC only, explicit model control, nothing completed on its own.
 
     The HTTP port of this server can be crashed by a single request, so it stays shut.
     """
+    metrics = ["--allow-metrics=false"]
+    if metrics_port is not None:
+        metrics = [
+            "--allow-metrics=true",
+            f"--metrics-address={LOOPBACK}",
+            f"--metrics-port={metrics_port}",
+        ]
     return [
         str(server.binary),
         f"--model-repository={repository}",
@@ -68,9 +92,12 @@ def command_line(server: Server, repository: Path, address: Address, shm_prefix:
         "--load-model=*",
         "--disable-auto-complete-config",
         "--allow-http=false",
-        "--allow-metrics=false",
+        *metrics,
         f"--grpc-address={address.host}",
         f"--grpc-port={address.port}",
+        f"--grpc-http2-min-recv-ping-interval-without-data={_PING_MS}",
+        *([restricting(token)] if token else []),
+        *(tls_arguments(tls) if tls else []),
         f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
         *([f"--backend-directory={server.backends}"] if server.backends else []),
         f"--backend-config=python,shm-region-prefix-name={shm_prefix}",

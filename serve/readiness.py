@@ -4,31 +4,25 @@ import re
 import time
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import tritonclient.grpc as triton
-from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException, triton_to_np_dtype
 
+from bandstop.client.channel import credentials
+from bandstop.serve.access import Access
 from bandstop.serve.errors import NotServed
+from bandstop.serve.probe import sample
 
 _CALL_S = 10.0
 _PAUSE_S = 0.05
-# gRPC waits a second and longer after a failed connection; these take the place of all defaults
-_CHANNEL = [
-    ("grpc.max_receive_message_length", -1),
-    ("grpc.initial_reconnect_backoff_ms", 50),
-    ("grpc.min_reconnect_backoff_ms", 50),
-    ("grpc.max_reconnect_backoff_ms", 100),
-]
 
 
 def wait_until_served(
-    url: str, models: Sequence[str], *, timeout: float, alive: Callable[[], bool]
+    access: Access, models: Sequence[str], *, timeout: float, alive: Callable[[], bool]
 ) -> str:
     """Wait until every model answers, and return the server's version.
 
     Args:
-        url: of the server's gRPC port.
+        access: to the server.
         models: all must answer an inference of zeros.
         timeout: seconds.
         alive: whether the server still runs.
@@ -37,7 +31,7 @@ def wait_until_served(
         NotServed: the server ended, the time is over, or a model answers nonsense.
     """
     until = time.monotonic() + timeout
-    with triton.InferenceServerClient(url, channel_args=_CHANNEL) as client:
+    with _client(access) as client:
         while not _is_ready(client, models):
             if not alive():
                 raise NotServed("the server ended before it was ready")
@@ -48,8 +42,15 @@ def wait_until_served(
             prove(client, model, max(_CALL_S, until - time.monotonic()))
         version = str(client.get_server_metadata(client_timeout=_CALL_S).version)
     if not alive():  # then another server answered, which took the address a moment before
-        raise NotServed(f"the server ended, and another one answers on {url}")
+        raise NotServed(f"the server ended, and another one answers on {access.url}")
     return version
+
+
+def _client(access: Access) -> triton.InferenceServerClient:
+    secret = credentials(access.tls) if access.tls else None
+    return triton.InferenceServerClient(
+        access.url, creds=secret, channel_args=list(access.channel_options)
+    )
 
 
 def prove(client: triton.InferenceServerClient, model: str, seconds: float = _CALL_S) -> None:
@@ -62,9 +63,7 @@ def prove(client: triton.InferenceServerClient, model: str, seconds: float = _CA
         metadata = client.get_model_metadata(model, client_timeout=_CALL_S)
         inputs = []
         for spec in metadata.inputs:
-            zeros: NDArray[np.generic] = np.zeros(
-                [max(1, d) for d in spec.shape], triton_to_np_dtype(spec.datatype)
-            )
+            zeros = sample(spec.shape, triton_to_np_dtype(spec.datatype))
             tensor = triton.InferInput(spec.name, list(zeros.shape), spec.datatype)
             inputs.append(tensor.set_data_from_numpy(zeros))
         reply = client.infer(model, inputs, client_timeout=seconds).get_response()

@@ -1,24 +1,26 @@
 """A real Triton on a model repository, for as long as it is needed."""
 
-import json
-import os
-import select
 import shutil
-import subprocess
-import sys
 import tempfile
+import threading
 import uuid
-from contextlib import ExitStack, suppress
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from bandstop.serve import keeper
-from bandstop.serve.address import address_of
-from bandstop.serve.command import EXIT_TIMEOUT_S, command_line, environment, find_server
-from bandstop.serve.errors import MachineError, NotServed, ServeInputError
-from bandstop.serve.readiness import reason_in_log, wait_until_served
+from bandstop.serve.address import check_port
+from bandstop.serve.command import find_server
+from bandstop.serve.errors import NotServed, ServeInputError
+from bandstop.serve.keeper import DRAINED, NOW, SOON
+from bandstop.serve.kept import Kept, new_keeper, own_folder
+from bandstop.serve.log import LogFormat
+from bandstop.serve.plan import Asked, Plan, plan_of
+from bandstop.serve.readiness import wait_until_served
 from bandstop.serve.repository import check_repository
+from bandstop.serve.tls import ServerTls, absolute, check_tls
+from bandstop.serve.watchdog import Watchdog, watched
 
 __all__ = ["Triton", "find_server", "start"]
 
@@ -27,19 +29,23 @@ class Triton:
     """A running server; leaving its `with` block ends it.
 
     Attributes:
-        url: of its gRPC port, for a client.
-        pid: of the server itself.
+        access: what a caller has to know; its token lets one load and unload.
         version: what the server calls itself.
-        models: that it serves.
+        models: that it serves since it was last started.
+        restarts: how often the watchdog has put a new server in its place.
+        repairs: how often the watchdog has unloaded and loaded a model.
     """
 
-    def __init__(self, process: "subprocess.Popen[bytes]", url: str, models: list[str]) -> None:
-        """Keep hold of the keeper's process; use `start` instead."""
-        self._process = process
-        self.url = url
-        self.pid = 0
-        self.models = models
+    def __init__(self, plan: Plan, kept: Kept) -> None:
+        """Keep hold of the keeper; use `start` instead."""
+        self._plan, self._kept = plan, kept
+        self._lock = threading.Lock()
+        self._stopped = False
+        self._watchdog: Watchdog | None = None
+        self.access = plan.access
+        self.models: list[str] = []
         self.version = ""
+        self.restarts = self.repairs = 0
 
     def __enter__(self) -> Self:
         """Return the server itself."""
@@ -55,33 +61,95 @@ class Triton:
         self.stop()
 
     @property
+    def url(self) -> str:
+        """What a client connects to."""
+        return self.access.url
+
+    @property
+    def headers(self) -> tuple[tuple[str, str], ...]:
+        """What calls that load, unload, trace or share memory are sent with."""
+        return tuple(self.access.headers.items())
+
+    @property
+    def pid(self) -> int:
+        """The server's own process id; another one after a restart."""
+        return self._kept.pid
+
+    @property
     def alive(self) -> bool:
         """Whether the server still runs."""
-        return not self._ended(0)
+        return not self._kept.ended(0)
 
-    def wait(self) -> None:
-        """Wait until the server ends."""
-        self._ended(None)
+    @property
+    def stopped(self) -> bool:
+        """Whether `stop` was called."""
+        return self._stopped
+
+    def ends_within(self, seconds: float) -> bool:
+        """Wait so long for the server to end, and return whether it has."""
+        return self._kept.ended(int(seconds * 1000))
+
+    def wait(self) -> str:
+        """Wait until the server ends for good; return why the watchdog gave up, where there is one.
+
+        A server without one ends when it ends; with one, when it cannot be brought back.
+        """
+        if self._watchdog:
+            return self._watchdog.wait()
+        self._kept.ended(None)
+        return ""
+
+    def watch(self, tell: Callable[[str], None] = lambda _: None) -> None:
+        """Have the server, and each model in it, looked after from now on.
+
+        Args:
+            tell: is given a line about each thing that is done, which the log gets too.
+        """
+
+        def event(level: str, message: str) -> None:
+            self._plan.log.event(level, message)
+            tell(message)
+
+        self._watchdog = watched(self, event)
+
+    def restart(self) -> None:
+        """Put a new server in the place of this one, with the same address and arguments.
+
+        Raises:
+            ServeError: it does not come up; see `start`.
+        """
+        self._kept.end(NOW)
+        with self._lock:
+            if self._stopped:
+                return
+            own_folder(self._plan.folder)
+            self._kept = new_keeper()
+        self._bring_up()
+        self.restarts += 1
 
     def stop(self) -> None:
         """End the server and wait until it is gone, its sockets and shared memory too."""
-        if self._process.stdin is not None and not self._process.stdin.closed:
-            with suppress(BrokenPipeError):  # the keeper is gone already
-                # closing tells nothing while a process that we forked holds the pipe too
-                os.write(self._process.stdin.fileno(), b"\n")
-            self._process.stdin.close()
-        self._process.wait()
-        if self._process.stdout is not None:
-            self._process.stdout.close()
+        with self._lock:
+            self._stopped = True
+        # Triton waits to the very end for a process that was killed and replaced
+        self._kept.end(SOON if self.repairs else DRAINED)
+        if self._watchdog:
+            self._watchdog.join()
+        shutil.rmtree(self._plan.folder, ignore_errors=True)  # where the keeper could not
 
-    def _ended(self, milliseconds: int | None) -> bool:
-        """Return whether the keeper has closed its stdout, the sign of the server's end."""
-        stdout = self._process.stdout
-        if stdout is None or stdout.closed:
-            return True
-        end = select.poll()
-        end.register(stdout, select.POLLIN)
-        return bool(end.poll(milliseconds))
+    def _bring_up(self) -> None:
+        """Start the server under our keeper, and return once every model has answered."""
+        plan, kept = self._plan, self._kept
+        self.models = check_repository(plan.repository)
+        written = plan.log.size()
+        kept.begin(plan.sent())
+        try:
+            self.version = wait_until_served(
+                plan.access, self.models, timeout=plan.timeout, alive=lambda: not kept.ended(0)
+            )
+        except NotServed as error:
+            reason = plan.log.reason_since(written)
+            raise NotServed(f"{error}: {reason}" if reason else str(error)) from error
 
 
 def start(
@@ -91,6 +159,10 @@ def start(
     socket_dir: Path | None = None,
     log: Path | None = None,
     timeout: float = 60.0,
+    log_format: LogFormat = "text",
+    metrics_port: int | None = None,
+    tls: ServerTls | None = None,
+    watch: bool = False,
 ) -> Triton:
     """Start a server on `repository` and return it once every model has answered an inference.
 
@@ -100,77 +172,37 @@ def start(
         socket_dir: the folder of the unix socket; None makes one that only this user can enter.
         log: what the server writes is appended here; None keeps it only while it runs.
         timeout: seconds until all models must answer.
+        log_format: "text" as Triton writes it, "json" one object a line.
+        metrics_port: of the metrics on the loopback address; None has none.
+        tls: of the gRPC port; None speaks plainly.
+        watch: repair and restart what fails; see `Triton.watch`.
 
     Raises:
-        ServeInputError: no repository, a port out of range, or no place for the log.
-        ServeError: the port or the socket is in use.
+        ServeInputError: no repository, a port out of range, no place for the log, files of `tls`.
+        ServeError: a port or the socket is in use.
         UnsafeRepository: see `check_repository`.
         MachineError: no server can be run here.
         NotServed: the server or a model did not come up; nothing is left running.
     """
     repository = repository.resolve()
-    models = check_repository(repository)
+    check_repository(repository)
     server = find_server()
+    if tls:
+        check_tls(tls := absolute(tls))
+    if metrics_port is not None:
+        if metrics_port == port:
+            raise ServeInputError(f"port {port} cannot be gRPC's and the metrics' at once")
+        check_port(metrics_port)
     with ExitStack() as undo:
-        name = uuid.uuid4().hex[:12]
-        own = Path(tempfile.gettempdir()) / f"bandstop-{name}"
+        own = Path(tempfile.gettempdir()) / f"bandstop-{uuid.uuid4().hex[:12]}"
         undo.callback(shutil.rmtree, own, ignore_errors=True)
         own.mkdir(mode=0o700)
-        address = address_of(port, socket_dir or own)
-        log = _log(log or own / "log")
-        written = log.stat().st_size
-        prefix = f"bandstop_{name}_"
-        plan = {
-            "command": command_line(server, repository, address, prefix),
-            "environment": environment(server, os.environ),
-            "log": str(log),
-            "grace_s": EXIT_TIMEOUT_S + 5,
-            "shm_prefix": prefix,
-            "socket": str(address.socket or own / "s"),
-            "folder": str(own),
-        }
-        triton = Triton(_keeper(), address.url, models)
+        asked = Asked(repository, port, socket_dir, log, timeout, log_format, metrics_port, tls)
+        plan = plan_of(asked, server, own)
+        triton = Triton(plan, new_keeper())
         undo.callback(triton.stop)
-        triton.pid = _begin(triton._process, plan)
-        try:
-            triton.version = wait_until_served(
-                address.url, models, timeout=timeout, alive=lambda: triton.alive
-            )
-        except NotServed as error:
-            reason = reason_in_log(log.read_bytes()[written:].decode(errors="replace"))
-            raise NotServed(f"{error}: {reason}" if reason else str(error)) from error
+        triton._bring_up()
+        if watch:
+            triton.watch()
         undo.pop_all()
     return triton
-
-
-def _keeper() -> "subprocess.Popen[bytes]":
-    return subprocess.Popen(
-        [sys.executable, "-IS", keeper.__file__],  # it needs no packages
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        start_new_session=True,  # Ctrl-C on our terminal is ours to handle
-    )
-
-
-def _begin(process: "subprocess.Popen[bytes]", plan: dict[str, object]) -> int:
-    """Send the keeper its plan and return the server's process id.
-
-    Through a pipe: the environment may hold secrets, and a command line is there for all to read.
-    """
-    assert process.stdin is not None
-    assert process.stdout is not None
-    process.stdin.write(json.dumps(plan).encode() + b"\n")
-    process.stdin.flush()
-    line = process.stdout.readline().decode(errors="replace").strip()
-    if not line.isdigit():
-        raise MachineError(line or "the server could not be started")
-    return int(line)
-
-
-def _log(file: Path) -> Path:
-    file = file.absolute()
-    try:
-        file.open("ab").close()
-    except OSError as error:
-        raise ServeInputError(f"log {file} cannot be written: {error.strerror}") from error
-    return file

@@ -132,8 +132,32 @@ class FakeTransport:
         self.before(self)
         return self.tamper(self.model.infer(request))
 
+    def start(self, request: InferRequest, timeout: float) -> "Landed":
+        try:
+            return Landed(self.infer(request, timeout))
+        except ClientError as error:
+            return Landed(error)
+
     def close(self) -> None:
         self.closed = True
+
+
+@dataclass(frozen=True, slots=True)
+class Landed:
+    """An inference that is over when it begins."""
+
+    outcome: InferReply | ClientError
+
+    def result(self) -> InferReply:
+        if isinstance(self.outcome, ClientError):
+            raise self.outcome
+        return self.outcome
+
+    def cancel(self) -> None:
+        pass
+
+    def when_done(self, tell: Callable[[], None]) -> None:
+        tell()
 
 
 def failing(*errors: ClientError) -> Callable[[FakeTransport], None]:

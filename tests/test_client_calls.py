@@ -19,6 +19,7 @@ from bandstop.client import (
     DeadlineExceeded,
     Draining,
     InvalidInput,
+    NotFinite,
     NotFound,
     Overloaded,
     PolicyNotApplied,
@@ -285,15 +286,15 @@ TAMPER: dict[str, tuple[Callable[[InferReply], InferReply], type[ClientError], s
         lambda r: with_output(
             r, "logits", data=np.array([0, 1, np.nan, 0, 0], np.float32).tobytes()
         ),
-        ProtocolError,
-        "not finite in row 0",
+        NotFinite,
+        "not finite for image 0",
     ),
     "infinite": (
         lambda r: with_output(
             r, "logits", data=np.array([0, 1, -np.inf, 0, 0], np.float32).tobytes()
         ),
-        ProtocolError,
-        "not finite in row 0",
+        NotFinite,
+        "not finite for image 0",
     ),
     "another model": (lambda r: replace(r, model="other"), ProtocolError, "model 'other'"),
     "no version": (lambda r: replace(r, version=""), ProtocolError, "version ''"),
@@ -307,7 +308,7 @@ TAMPER: dict[str, tuple[Callable[[InferReply], InferReply], type[ClientError], s
     "refused row": (
         lambda r: with_output(r, "applied_forget_class", data=np.array([-1], np.int64).tobytes()),
         Refused,
-        r"refused row 0, forget_class \[2\]",
+        r"refused image 0, forget_class \[2\]",
     ),
 }
 

@@ -27,9 +27,10 @@ from bandstop.client import (
     Restricted,
     Unavailable,
     Unreachable,
+    Untrusted,
 )
 from bandstop.client.channel import target
-from bandstop.client.status import BY_STATUS, translate
+from bandstop.client.status import BY_STATUS, failure, translate
 from tests.client_fakes import LABELS, NumpyModel, Servicer, grpc_server, picture, stuck
 
 GATED = NumpyModel(slots=1)
@@ -73,6 +74,8 @@ def test_every_status_has_a_translation(code: grpc.StatusCode) -> None:
         (Code.UNAVAILABLE, "[request id: 1] Request timeout expired", Overloaded),
         (Code.UNAVAILABLE, "failed to connect to all addresses; last error: x", Unreachable),
         (Code.UNAVAILABLE, "DNS resolution failed for x", Unreachable),
+        (Code.UNAVAILABLE, "connections to all backends failing; last error: x", Unreachable),
+        (Code.UNAVAILABLE, "failed to connect; SSL_ERROR: CERTIFICATE_VERIFY_FAILED", Untrusted),
         (Code.UNAVAILABLE, "Socket closed", Unavailable),
         (Code.NOT_FOUND, "Request for unknown model: 'm' is not found", NotFound),
         (
@@ -92,6 +95,23 @@ def test_words_tell_failures_of_one_status_apart(
     assert type(translate(code, details, "host:1")) is kind
 
 
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (ValueError("Cannot invoke RPC on closed channel!"), ClientError),
+        (grpc.aio.UsageError("Channel is closed."), ClientError),
+        (ValueError("odd"), BackendError),
+        (grpc.aio.InternalError("odd\nthing"), BackendError),
+    ],
+)
+def test_whatever_else_grpc_raises_has_a_translation(
+    error: Exception, kind: type[ClientError]
+) -> None:
+    found = failure(error, "host:1")
+    assert type(found) is kind
+    assert "\n" not in str(found)
+
+
 def test_a_long_story_is_cut() -> None:
     assert len(str(translate(Code.INTERNAL, "x" * 10_000, "host:1"))) < 600
 
@@ -107,6 +127,8 @@ def test_a_long_story_is_cut() -> None:
         ("grpc://[::1]:8001", "[::1]:8001"),
         ("unix:/run/x/sock:18001", "unix:/run/x/sock:18001"),
         ("dns:///models.svc:8001", "dns:///models.svc:8001"),
+        ("grpcs://h:1", "h:1"),
+        ("ipv4:10.0.0.1:8001,10.0.0.2:8001", "ipv4:10.0.0.1:8001,10.0.0.2:8001"),
     ],
 )
 def test_addresses(url: str, expected: str) -> None:
@@ -117,6 +139,7 @@ def test_addresses(url: str, expected: str) -> None:
     "url",
     ["", "localhost", ":8001", "localhost:", "localhost:0", "localhost:65536", "localhost:x",
      "http://localhost:8000", "https://h:1", "grpc://h", "grpc://h:1/v2", "h:1 ", "unix:", "::1:80",
+     "ipv4:1.2.3.4:1,x:2", "ipv4:1.2.3.4:1,",
      "h:\uff18", "h:1\n"],
 )  # fmt: skip
 def test_what_is_no_address_is_refused(url: str) -> None:
@@ -193,7 +216,7 @@ def test_a_port_that_accepts_and_stays_silent_ends_at_the_deadline() -> None:
 
 def test_the_deadline_is_for_all_batches_together(server: Server) -> None:
     server.servicer.before = lambda context: time.sleep(0.1)
-    with Client(server.address, "pixel", deadline=0.6) as client:
+    with Client(server.address, "pixel", deadline=0.6, in_flight=1) as client:
         started = time.monotonic()
         with pytest.raises(DeadlineExceeded):
             client.classify([picture(0)] * 8 * 20, forget=0)

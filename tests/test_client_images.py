@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bandstop.client.errors import InvalidImage, InvalidInput
-from bandstop.client.images import MAX_PIXELS, ImageLike, as_list, prepare, stack
+from bandstop.client.images import ImageLike, as_list, prepare, stack
+from bandstop.client.pictures import MAX_PIXELS
 from bandstop.client.served import Preprocess
 
 RGB = Preprocess((4, 4), 3, (0.5,) * 3, (1.0,) * 3, None, "bilinear", "float32")
@@ -267,7 +268,6 @@ F = np.zeros((3, 4, 4), np.float32)
         F.astype(object),
         F[0],
         F[None],
-        F.transpose(1, 2, 0),
         F[:1],
         np.zeros((3, 4, 5), np.float32),
         np.zeros((4, 4, 2), np.uint8),
@@ -287,7 +287,31 @@ def test_other_kinds_are_refused_without_a_cast(image: ImageLike) -> None:
         prepare([image], RGB)
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e38, -1e-3, 1.001, 255.0])
+def test_arrays_may_have_their_channels_first_or_last() -> None:
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (9, 7, 3), np.uint8)
+    wide = replace(RGB, size=(4, 6))
+    np.testing.assert_array_equal(one(pixels.transpose(2, 0, 1), wide), one(pixels, wide))
+    np.testing.assert_array_equal(one(pixels[None, :, :, 0], GREY), one(pixels[:, :, 0], GREY))
+    floats = rng.random((3, 4, 6), np.float32)
+    np.testing.assert_array_equal(one(floats.transpose(1, 2, 0), wide), floats)
+    np.testing.assert_array_equal(one(floats, wide), floats)
+
+
+def test_what_fits_already_is_taken_unless_it_is_to_be_cropped() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 4, 3), np.uint8)
+    np.testing.assert_array_equal(one(pixels), pixels)
+    np.testing.assert_array_equal(one(pixels, replace(RGB, resize=4)), pixels)
+    cropped = replace(RGB, resize=6)
+    np.testing.assert_array_equal(one(pixels, cropped), one(Image.fromarray(pixels), cropped))
+    assert not np.array_equal(one(pixels, cropped), pixels)
+
+
+def test_minus_zero_is_zero() -> None:
+    np.testing.assert_array_equal(one(F * np.float32(-1)), F)
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.nan, np.inf, -np.inf, 1e38, -1e-3, 1.001, 255.0])
 def test_floats_out_of_range_are_refused_at_their_place(value: float) -> None:
     bad = F.copy()
     bad[1, 2, 3] = value

@@ -3,17 +3,16 @@
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from bandstop.export.config import served_versions
 from bandstop.export.disk import Disk
 from bandstop.export.errors import ReleaseError, SpecError
 from bandstop.export.repository import publish, versions
 from tests.releases import release_folder
+from tests.repository_toys import FailingDisk, KilledDisk, StepError, contents, served
 
 
 @pytest.fixture
@@ -23,25 +22,17 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "place" / "models"
 
 
-def contents(root: Path) -> dict[str, bytes]:
-    """Return relative path -> content of all that is beside and in the repository but its lock."""
-    return {
-        str(p.relative_to(root.parent)): p.read_bytes() if p.is_file() else b"<folder>"
-        for p in root.parent.rglob("*")
-        if p.name != ".models.lock"
-    }
-
-
-def served(root: Path, model: str = "digits") -> tuple[int, ...]:
-    return served_versions((root / model / "config.pbtxt").read_text())
-
-
 def test_a_published_version_is_the_one_served(tmp_path: Path, root: Path) -> None:
     release = release_folder(tmp_path / "release", b"first")
     assert publish(release, root) == 1
     assert served(root) == (1,)
     folder = root / "digits"
-    assert sorted(p.name for p in folder.iterdir()) == ["1", "config.pbtxt", "labels.txt"]
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "1",
+        "config.pbtxt",
+        "history.json",
+        "labels.txt",
+    ]
     assert sorted(p.name for p in (folder / "1").iterdir()) == [
         "labels.txt",
         "model.onnx",
@@ -78,48 +69,6 @@ def test_models_have_their_own_versions_and_are_listed(tmp_path: Path, root: Pat
         ("b", 2, True, True),
         ("foreign", 4, True, False),
     ]
-
-
-class StepError(Exception):
-    """What the failing disk raises."""
-
-
-class FailingDisk(Disk):
-    """A disk on which one change fails, counted from 0."""
-
-    def __init__(self, fail_at: int, *, beside: bool = True) -> None:
-        self.left = fail_at
-        self.beside = beside
-
-    def step(self) -> None:
-        self.left -= 1
-        if self.left == -1:
-            raise StepError
-
-    def make(self, folder: Path) -> None:
-        self.step()
-        super().make(folder)
-
-    def write(self, file: Path, content: bytes) -> None:
-        if self.left == 0:
-            file.write_bytes(content[: len(content) // 2])
-        self.step()
-        super().write(file, content)
-
-    def sync(self, folder: Path) -> None:
-        self.step()
-        super().sync(folder)
-
-    def rename(self, old: Path, new: Path) -> None:
-        self.step()
-        super().rename(old, new)
-
-    def set_modified(self, file: Path, nanoseconds: int) -> None:
-        self.step()
-        super().set_modified(file, nanoseconds)
-
-    def same_device(self, one: Path, other: Path) -> bool:
-        return self.beside and super().same_device(one, other)
 
 
 def failures(run: Callable[[Disk], int], *, beside: bool) -> Iterator[None]:
@@ -160,19 +109,6 @@ def test_an_interrupted_publish_changes_nothing_before_its_commit(
 def test_what_a_killed_publish_leaves_is_swept_by_the_next(
     tmp_path: Path, root: Path, published: int, beside: bool
 ) -> None:
-    class KilledDisk(FailingDisk):
-        """After the failure nothing else happens, as if the process were gone."""
-
-        def step(self) -> None:
-            super().step()
-            if self.left < -1:
-                raise StepError
-
-        def remove(self, path: Path) -> None:
-            if self.left < 0:
-                raise OSError
-            super().remove(path)
-
     old = release_folder(tmp_path / "old", b"old")
     new = release_folder(tmp_path / "new", b"new", names=("a", "b", "c", "d"))
     step = 0
@@ -191,7 +127,12 @@ def test_what_a_killed_publish_leaves_is_swept_by_the_next(
         assert served(repo) == (number,)
         assert [p.name for p in place.iterdir() if "stage" in p.name] == []
         names = {p.name for p in (repo / "digits").iterdir()}
-        assert names <= {"config.pbtxt", "labels.txt", *map(str, range(1, number + 1))}
+        assert names <= {
+            "config.pbtxt",
+            "history.json",
+            "labels.txt",
+            *map(str, range(1, number + 1)),
+        }
         assert (repo / "digits" / "labels.txt").read_bytes() == (old / "labels.txt").read_bytes()
         listed = [v.version for v in versions(repo)]
         # a version that was not committed is gone and its number is given again
@@ -210,25 +151,36 @@ def test_a_failure_leaves_the_folders_around_the_repository_clean(
     assert [p.name for p in root.parent.iterdir()] == [".models.lock"]
 
 
+PUBLISHERS = """
+import os, sys
+from pathlib import Path
+from bandstop.export.repository import publish
+releases, root, out = sys.argv[1:3], Path(sys.argv[3]), Path(sys.argv[4])
+pids = []
+for n in range(20):
+    pid = os.fork()
+    if not pid:
+        try:
+            (out / str(n)).write_text(str(publish(Path(releases[n % 2]), root)))
+        finally:
+            os._exit(0)
+    pids.append(pid)
+for pid in pids:
+    os.waitpid(pid, 0)
+"""
+
+
 def test_concurrent_publishers_get_a_number_each(tmp_path: Path, root: Path) -> None:
-    release = release_folder(tmp_path / "release")
-    code = (
-        "import sys; from pathlib import Path; from bandstop.export.repository import publish; "
-        "print(publish(Path(sys.argv[1]), Path(sys.argv[2])))"
-    )
-    command = [sys.executable, "-c", code, str(release), str(root)]
-    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
-    numbers: list[int] = []
-    threads = [
-        threading.Thread(target=lambda: numbers.append(publish(release, root))) for _ in range(4)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    numbers += [int(process.communicate()[0]) for process in processes]
-    assert sorted(numbers) == list(range(1, 9))
-    assert served(root) == (8,)
+    releases = [release_folder(tmp_path / n, n.encode()) for n in ("even", "odd")]
+    (tmp_path / "out").mkdir()
+    arguments = [*map(str, releases), str(root), str(tmp_path / "out")]
+    subprocess.run([sys.executable, "-c", PUBLISHERS, *arguments], check=True)
+    numbers = {p.name: int(p.read_text()) for p in (tmp_path / "out").iterdir()}
+    assert sorted(numbers.values()) == list(range(1, 21))
+    assert served(root) == (20,)
+    for n, number in numbers.items():
+        content = (root / "digits" / str(number) / "model.onnx").read_bytes()
+        assert content == (b"odd" if int(n) % 2 else b"even")
 
 
 def test_the_config_is_newer_than_everything_else(tmp_path: Path, root: Path) -> None:

@@ -19,6 +19,7 @@ from tritonclient.grpc import InferInput
 
 from bandstop.serve import install as installation
 from bandstop.serve import keeper, state
+from bandstop.serve.access import Access
 from bandstop.serve.address import LOOPBACK, Address, address_of
 from bandstop.serve.command import Server, command_line, environment, find_server
 from bandstop.serve.errors import (
@@ -29,7 +30,10 @@ from bandstop.serve.errors import (
     UnsafeRepository,
 )
 from bandstop.serve.install import Installed, install, installed, refresh_backend
+from bandstop.serve.kept import Kept
+from bandstop.serve.log import Log
 from bandstop.serve.machine import Facts, check_machine, home
+from bandstop.serve.plan import Plan
 from bandstop.serve.readiness import prove, reason_in_log
 from bandstop.serve.repository import check_repository
 from bandstop.serve.state import remembered, running, stop
@@ -470,11 +474,17 @@ def notes(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def triton() -> Iterator[Triton]:
+def triton(place: Path) -> Iterator[Triton]:
     """A handle on a process that is no server."""
-    handle = Triton(_process("sleep", "60"), "unix:/x/s:1", ["digits"])
+    process = _process("sleep", "60")
+    access = Access("unix:/x/s:1", "secret")
+    log = Log.at(place / "log", "text")
+    nowhere = place / "none"
+    handle = Triton(
+        Plan(place, access, [], {}, log, "bandstop_none_", nowhere, nowhere, 1.0), Kept(process)
+    )
     yield handle
-    handle._process.kill()
+    process.kill()
     handle.stop()
 
 
@@ -724,6 +734,7 @@ def test_a_server_of_a_parent_that_died_at_once_is_ended_and_cleared(
         "grace_s": 5,
         "shm_prefix": "bandstop_none_",
         "socket": str(place / "own" / "s"),
+        "log_writer": None,
         "folder": str(place / "own"),
     }
     process = subprocess.Popen(
@@ -742,3 +753,18 @@ def test_a_server_of_a_parent_that_died_at_once_is_ended_and_cleared(
     assert process.wait(10) == 0
     assert not Path("/proc", (place / "pid").read_text().strip()).exists()
     assert not (place / "own").exists()
+
+
+def test_a_server_that_was_stopped_is_not_started_again(triton: Triton, place: Path) -> None:
+    triton._kept._process.kill()
+    triton.stop()
+    triton.restart()  # of a watchdog that was about to
+    assert not triton.alive
+    assert triton.restarts == 0
+    assert not (place / "none").exists()
+
+
+def test_a_keeper_that_is_ended_before_it_has_a_plan_ends_without_a_word() -> None:
+    keeping = [sys.executable, "-IS", keeper.__file__]
+    done = subprocess.run(keeping, input=keeper.SOON, capture_output=True, check=True)
+    assert (done.stdout, done.stderr) == (b"", b"")
