@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import tritonclient.grpc as triton
 
@@ -32,11 +33,13 @@ class Case:
 
     Attributes:
         prepare: is given the repository's model folder and the release's, before the publish.
-        must_fail: whether no publisher could get this release served.
+        may: be published, be refused, or either.
+        early: whether it is prepared before the server starts.
     """
 
     prepare: Callable[[Path, Path], None]
-    must_fail: bool = False
+    may: Literal["published", "refused", "either"]
+    early: bool = False
 
 
 def measured(control: bool) -> dict[str, object]:
@@ -53,7 +56,7 @@ def measured(control: bool) -> dict[str, object]:
             right = answers == ("a" if said else "b")
             seen["stale"] += not said and not right
             seen["wrong"] += not right
-            seen["failed"] += case.must_fail != bool(said)
+            seen["failed"] += case.may == ("published" if said else "refused")
             told[name] = {"answers": answers, "said": said or "published"}
             say(f"bench serve stale: {name}: {said or 'published'}; {answers} answers")
     return {**seen, "told": told, "missed": [k for k in ("stale", "failed", "wrong") if seen[k]]}
@@ -65,12 +68,15 @@ def _outcome(folder: Path, case: Case, releases: list[Expected], control: bool) 
     repo, release = folder / "models", folder / "release"
     shutil.copytree(releases[1].release, release)
     publish(releases[0].release, repo)
+    if case.early:
+        case.prepare(repo / NAME, release)
     with (
         start(repo) as running,
         server_at(running.url, headers=running.headers) as server,
         triton.InferenceServerClient(running.url) as bare,
     ):
-        case.prepare(repo / NAME, release)
+        if not case.early:
+            case.prepare(repo / NAME, release)
         try:
             if control:
                 copy_into_place(release, repo)
@@ -90,18 +96,19 @@ def _cases(releases: list[Expected]) -> Mapping[str, Case]:
         _rewrite(release, (releases[0].release / MODEL).read_bytes())
 
     return {
-        "plain": Case(lambda model, release: None),
-        "future_file": Case(_date_in_future),
-        "linked_folder": Case(_behind_a_link),
-        "broken_graph": Case(lambda m, r: _rewrite(r, b"no graph"), must_fail=True),
-        "other_weights": Case(others_weights, must_fail=True),
-        "wrong_digest": Case(_flip_a_bit, must_fail=True),
+        "plain": Case(lambda model, release: None, "published"),
+        "future_file": Case(_date_in_future, "published", early=True),
+        "linked_folder": Case(_behind_a_link, "either"),
+        "broken_graph": Case(lambda model, release: _rewrite(release, b"no graph"), "refused"),
+        "other_weights": Case(others_weights, "refused"),
+        "wrong_digest": Case(_flip_a_bit, "refused"),
     }
 
 
 def _date_in_future(model: Path, release: Path) -> None:
     later = time.time() + _DAY_S
-    os.utime(model / "1" / MODEL, (later, later))
+    for path in (model, *model.rglob("*")):
+        os.utime(path, (later, later))
 
 
 def _behind_a_link(model: Path, release: Path) -> None:

@@ -70,7 +70,7 @@ def failure(error: Exception, address: str) -> ClientError:
 
 def translate(code: grpc.StatusCode, details: str, address: str) -> ClientError:
     """Return our error for a failed call to `address`; its message is one line."""
-    said = " ".join(details.split())[:500]
+    said = " ".join(details.split())[:500].rstrip("; ")
     words = said.lower()
     exact = [kind for status, text, kind in BY_WORDS if status is code and text in words]
     kind = exact[0] if exact else BY_STATUS.get(code, BackendError)

@@ -78,9 +78,14 @@ def read_model(folder: Path) -> ModelFolder:
     """
     if not os.path.lexists(folder):
         raise SpecError(f"model {folder.name}: not in the repository {folder.parent}")
+    if folder.is_symlink():
+        raise SpecError(
+            f"model {folder.name}: {folder} is a link, behind which Triton does not notice changes; "
+            "put the folder itself in its place"
+        )
     numbers = version_numbers(folder) if folder.is_dir() else []
     newest = folder / str(numbers[-1]) / RECORD if numbers else None
-    if folder.is_symlink() or not (newest and newest.is_file() and (folder / CONFIG).is_file()):
+    if not (newest and newest.is_file() and (folder / CONFIG).is_file()):
         raise SpecError(
             f"model {folder.name}: {folder} was not published by bandstop; choose another name"
         )

@@ -71,7 +71,7 @@ class ServingRecord(Strict):
     instances: Annotated[int, Field(ge=1)] = 1
     intra_op_threads: Annotated[int, Field(ge=0)] = 1
     queue_delay_us: Annotated[int, Field(ge=0)] = 0
-    queue_timeout_us: Annotated[int, Field(ge=0)] = 500_000
+    queue_timeout_us: Annotated[int, Field(ge=0)] = 2_000_000
     max_queue_size: Annotated[int, Field(ge=0)] = 256
 
 
