@@ -9,6 +9,7 @@ from bandstop.cli.main import USAGE, run
 
 BENCHMARKS = {
     "classes": "bandstop.bench.classes:app",
+    "client": "bandstop.bench.client:app",
     "edit": "bandstop.bench.edit:app",
     "export": "bandstop.bench.export:app",
     "few-samples": "bandstop.bench.few_samples:app",

@@ -31,8 +31,8 @@ from bandstop.export.spec import ExportSpec
 from bandstop.export.tolerance import TOLERANCE
 
 Pixels = NDArray[np.float32]
-# twelve models on two busy cores may keep a request waiting for long
-PATIENT = ServingRecord(queue_timeout_us=30_000_000)
+# twelve models on two busy cores: one process each, and a request may wait for long
+PATIENT = ServingRecord(instances=1, queue_timeout_us=30_000_000)
 _BATCH = 64  # rows a request, the max_batch_size of a release
 
 

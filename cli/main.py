@@ -43,6 +43,8 @@ COMMANDS = {
     "repo": Subcommand("bandstop.cli.repo:app", "Publish releases into a Triton model repository."),
     "serve": Subcommand("bandstop.cli.serve:app", "Start a real Triton on a model repository."),
     "predict": Subcommand("bandstop.cli.predict:app", "Classify images through a served model."),
+    "watch": Subcommand("bandstop.cli.watch:app", "Watch a running server live."),
+    "load": Subcommand("bandstop.cli.load:app", "Load a served model; latency and failures."),
 }
 # what is missing when a part is installed without the extra that it needs
 EXTRAS = {

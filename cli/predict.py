@@ -1,104 +1,117 @@
 """`bandstop predict`: classify image files through a served model."""
 
-import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
 
-from bandstop.client import Client, InvalidImage, Prediction
+from bandstop.cli import client_options as options
+from bandstop.cli.output import say
+from bandstop.cli.predict_ask import Outcome, classify, in_background
+from bandstop.cli.predict_files import files
+from bandstop.cli.predict_print import Csv, Json, Lines, Printer
+from bandstop.client import Client
 
 app = typer.Typer(add_completion=False)
-BAD_IMAGE = 2  # exit code
-PORTION = 32  # files a call, so that a long list is neither held in memory nor under one deadline
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What came of one file: a prediction, or the reason why there is none."""
-
-    file: str
-    prediction: Prediction | None
-    error: str | None
 
 
 @app.command(name="predict")
 def run(
-    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="Image files.")],
-    model: Annotated[str, typer.Option(help="The model as the server names it.")],
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="IMAGE...",
+            help="Image files; folders, with all below them; - for a list of them on stdin.",
+        ),
+    ],
+    model: options.Model,
     forget: Annotated[
         list[str] | None,
-        typer.Option(help="The class to forget, by name or index; again for each further slot."),
+        typer.Option(
+            help="What to forget: a class by name or index, or a named set; again for each "
+            "further slot."
+        ),
     ] = None,
-    url: Annotated[
-        str, typer.Option(help="Triton's gRPC port: host:port or unix:/path.")
-    ] = "127.0.0.1:8001",
     top_k: Annotated[
         int | None, typer.Option(min=1, help="Classes to show for each image; 3 if not given.")
     ] = None,
-    deadline: Annotated[
-        float, typer.Option(help=f"Seconds to wait for the answers to {PORTION} images.")
-    ] = 10.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print the result as CSV.")] = False,
+    null: Annotated[
+        bool, typer.Option("--null", "-0", help="Paths on stdin end with NUL, not with a newline.")
+    ] = False,
+    url: options.Url = options.DEFAULT_URL,
+    version: options.Version = "",
+    deadline: Annotated[
+        float, typer.Option(help="Seconds to wait for the answers to a batch, retries included.")
+    ] = 10.0,
+    ca: options.Ca = None,
+    cert: options.Cert = None,
+    key: options.Key = None,
+    server_name: options.ServerName = None,
+    token_file: options.TokenFile = None,
 ) -> None:
     """Classify images through a served model.
 
     Example: bandstop predict seven.png --model digits --forget 3
     """
-    outcomes = []
-    with Client(url, model, deadline=deadline) as client:
-        for outcome in classify(client, images, tuple(forget or ()), top_k):
-            outcomes.append(outcome)
-            if outcome.error is not None:
-                typer.echo(f"error: {outcome.error}", err=True)
-            elif not as_json:
-                typer.echo(as_lines(outcome))
-    if as_json:
-        typer.echo(json.dumps([as_record(outcome) for outcome in outcomes], allow_nan=False))
-    if any(outcome.error is not None for outcome in outcomes):
-        raise typer.Exit(BAD_IMAGE)
+    if as_json and as_csv:
+        raise typer.BadParameter("--json and --csv exclude each other")
+    given = options.Given(ca, cert, key, server_name, token_file)
+    to = options.connection(url, given)
+    with Client(
+        to.url, model, version=version, deadline=deadline, tls=to.tls, headers=to.headers
+    ) as client:
+        found = classify(
+            client, files(images, b"\0" if null else b"\n"), tuple(forget or ()), top_k
+        )
+        code = show(in_background(found), Json if as_json else Csv if as_csv else Lines)
+    if code:
+        raise typer.Exit(code)
 
 
-def classify(
-    client: Client, files: Sequence[str], forget: tuple[str, ...], top_k: int | None
-) -> Iterator[Outcome]:
-    """Yield the outcome of each file, in order; an unusable file does not stop the others."""
-    asked = forget if len(forget) > 1 else (*forget, None)[0]
-    keep = min(3, len(client.classes)) if top_k is None else top_k
-    for start in range(0, len(files), PORTION):
-        portion = files[start : start + PORTION]
-        reasons: dict[int, str] = {}
+def show(outcomes: Iterator[Outcome], make: Callable[[], Printer]) -> int:
+    """Print `outcomes` as they come; return the exit code: the model's failures before others.
+
+    What was answered is kept, also where the rest fails or is interrupted.
+    """
+    printer: Printer | None = None
+    codes: set[int] = set()
+    with progress() as advance:
         try:
-            found = client.classify(portion, asked, keep)
-        except InvalidImage as error:
-            reasons = error.reasons
-            usable = [file for i, file in enumerate(portion) if i not in reasons]
-            found = client.classify(usable, asked, keep) if usable else []
-        predictions = iter(found)
-        for position, file in enumerate(portion):
-            reason = reasons.get(position)
-            yield Outcome(file, None if reason else next(predictions), reason)
+            for outcome in outcomes:
+                printer = printer or make()
+                printer.show(outcome)
+                advance(outcome)
+                if outcome.error is not None:
+                    say(f"error: {outcome.error}")
+                codes.add(outcome.exit_code)
+            printer = printer or make()
+        finally:
+            if printer is not None:  # else nothing was answered, and a failure speaks for itself
+                printer.end()
+    return max(codes, default=0)
 
 
-def as_lines(outcome: Outcome) -> str:
-    """Return a line for each class of a prediction: probability, class, file."""
-    assert outcome.prediction is not None
-    pairs = zip(outcome.prediction.names, outcome.prediction.probabilities, strict=True)
-    return "\n".join(f"{p:.4f}  {_shown(name)}  {_shown(outcome.file)}" for name, p in pairs)
+@contextmanager
+def progress() -> Iterator[Callable[[Outcome], None]]:
+    """Yield what is told of each outcome; it is shown on a terminal that the results are not on."""
+    if not sys.stderr.isatty() or sys.stdout.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+    text = TextColumn("{task.completed} images, {task.fields[failed]} failed")
+    columns = (SpinnerColumn(), text, TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task, failed = bar.add_task("", total=None, failed=0), 0
 
-def as_record(outcome: Outcome) -> dict[str, object]:
-    """Return what --json prints of one file."""
-    found = outcome.prediction
-    return {
-        "file": outcome.file,
-        "names": list(found.names) if found else [],
-        "probabilities": list(found.probabilities) if found else [],
-        "error": outcome.error,
-    }
+        def advance(outcome: Outcome) -> None:
+            nonlocal failed
+            failed += outcome.error is not None
+            bar.update(task, advance=1, failed=failed)
 
-
-def _shown(name: str) -> str:
-    """Return `name`, quoted where it would break the line or the terminal's encoding."""
-    return name if name.isprintable() else repr(name)
+        yield advance

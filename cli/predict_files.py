@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO
+from io import RawIOBase
 
 # of the formats that the client reads
 SUFFIXES = (
@@ -34,17 +34,19 @@ def files(given: Sequence[str], separator: bytes = b"\n") -> Iterator[str | Bad]
     """
     for path in given:
         if path == STDIN:
-            for listed in entries(sys.stdin.buffer, separator):
+            # unbuffered, since the lock of a buffer that is waited for would outlive the wait
+            raw: RawIOBase = sys.stdin.buffer.raw  # type: ignore[union-attr]
+            for listed in entries(raw, separator):
                 yield from _below(listed) if isinstance(listed, str) else (listed,)
         else:
             yield from _below(path)
 
 
-def entries(stream: BinaryIO, separator: bytes) -> Iterator[str | Bad]:
+def entries(stream: RawIOBase, separator: bytes) -> Iterator[str | Bad]:
     """Yield the paths in `stream`; one that is too long is bad, and the list ends there."""
     rest = b""
-    # read1 returns what there is, so that a list that grows slowly is answered as it grows
-    while chunk := stream.read1(_CHUNK):  # type: ignore[attr-defined]  # sys.stdin.buffer has it
+    # it returns what there is, so that a list that grows slowly is answered as it grows
+    while chunk := stream.read(_CHUNK):
         *whole, rest = (rest + chunk).split(separator)
         yield from (os.fsdecode(one) for one in whole if one)
         if len(rest) > LONGEST_PATH:
@@ -75,14 +77,19 @@ def _is_folder(path: str) -> bool:
 
 def _walk(folder: str) -> Iterator[str | Bad]:
     """Yield the image files below `folder`; links to folders are not followed."""
-    try:
-        with os.scandir(folder) as scan:
-            inside = sorted(scan, key=lambda entry: entry.name)
-    except OSError as error:
-        yield Bad(folder, f"{folder!r}: cannot be read: {error.strerror}")
-        return
-    for entry in inside:
-        if entry.is_dir(follow_symlinks=False):
-            yield from _walk(entry.path)
-        elif entry.name.lower().endswith(SUFFIXES):
-            yield entry.path
+    left = [(folder, True)]  # the next one last
+    while left:
+        path, is_folder = left.pop()
+        if not is_folder:
+            yield path
+            continue
+        try:
+            with os.scandir(path) as scan:
+                inside = sorted(scan, key=lambda entry: entry.name, reverse=True)
+        except OSError as error:
+            yield Bad(path, f"{path!r}: cannot be read: {error.strerror}")
+            continue
+        for entry in inside:
+            below = entry.is_dir(follow_symlinks=False)
+            if below or entry.name.lower().endswith(SUFFIXES):
+                left.append((entry.path, below))

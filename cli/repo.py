@@ -27,6 +27,8 @@ from bandstop.export.record import ReleaseRecord
 from bandstop.export.record_files import load_release
 from bandstop.export.repository import publish, versions
 
+TOP_K = 5  # classes that an ensemble names unless told otherwise
+
 app = typer.Typer(add_completion=False, help="Releases in a Triton model repository.")
 
 
@@ -44,6 +46,15 @@ def run_publish(
         bool, typer.Option("--no-serve", help="Put it there; promote it later.")
     ] = False,
     override: Override = None,
+    ensemble: Annotated[
+        bool,
+        typer.Option(
+            "--ensemble", help="Also publish MODEL_images: takes JPEG, PNG, WebP; answers in names."
+        ),
+    ] = False,
+    top_k: Annotated[
+        int | None, typer.Option(min=1, help="Classes that the ensemble names; else 5, or all.")
+    ] = None,
     url: Url = None,
     ca: Ca = None,
     cert: Cert = None,
@@ -57,10 +68,16 @@ def run_publish(
     Example: bandstop repo publish release models --model digits
 
     Example: bandstop repo publish release models --url unix:/run/triton/grpc:8001 --canary
+
+    Example: bandstop repo publish release models --ensemble --top-k 3
     """
     if no_serve and url is not None:
         raise SpecError("--no-serve: the server has nothing to take up; leave out --url")
-    name = load_release(release).record.name if model is None else model
+    if top_k is not None and not ensemble:
+        raise SpecError("--top-k: belongs to --ensemble")
+    record = load_release(release).record
+    name = record.name if model is None else model
+    named = top_k or min(TOP_K, len(record.class_names))
     with server_of(ServerOptions(url, ca, cert, key, server_name, token_file)) as server:
         version = publish(
             release,
@@ -69,6 +86,7 @@ def run_publish(
             serve=not no_serve,
             canary=canary,
             override=override,
+            top_k=named if ensemble else None,
             server=server,
         )
     show({"model": name, "version": version}, as_json=as_json)
@@ -82,7 +100,7 @@ def run_list(repo: Repository, as_json: AsJson = False) -> None:
             "model": found.model,
             "version": found.version,
             "served": found.served,
-            "mode": found.record.mode if found.record else None,
+            "mode": found.record.mode if found.record else found.part_of and "ensemble",
             "forgets": _forgets(found.record),
             "digest": found.record.files["model.onnx"].sha256 if found.record else None,
             "weights": found.weights,

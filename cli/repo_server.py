@@ -8,13 +8,13 @@ from typing import Annotated
 
 import typer
 
+from bandstop.cli.client_options import Ca, Cert, Key, ServerName, token_in
 from bandstop.client.channel import Tls
+from bandstop.client.errors import InvalidInput
 from bandstop.export.errors import SpecError
 from bandstop.export.readback import TritonServer, server_at
 from bandstop.serve.access import HEADER, Access
 from bandstop.serve.state import running_at
-
-LONGEST_TOKEN = 4096  # bytes
 
 Url = Annotated[
     str | None,
@@ -24,15 +24,6 @@ Url = Annotated[
         "change up and has to prove it. Without it only files are changed.",
     ),
 ]
-Ca = Annotated[
-    Path | None, typer.Option("--ca", help="Authorities of the server's certificate (PEM).")
-]
-Cert = Annotated[Path | None, typer.Option("--cert", help="Our certificate for mutual TLS (PEM).")]
-Key = Annotated[Path | None, typer.Option("--key", help="The private key of --cert (PEM).")]
-ServerName = Annotated[
-    str | None,
-    typer.Option("--server-name", help="That the server's certificate bears, if not its host."),
-]
 TokenFile = Annotated[
     Path | None,
     typer.Option(
@@ -41,6 +32,8 @@ TokenFile = Annotated[
         "That of a `bandstop serve` of this user is found without.",
     ),
 ]
+
+__all__ = ["Ca", "Cert", "Key", "ServerName", "TokenFile", "Url"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,14 +91,6 @@ def read_token(file: Path) -> str:
         SpecError: it cannot be read, or sent; the secret itself is not told.
     """
     try:
-        with file.open("rb") as opened:
-            content = opened.read(LONGEST_TOKEN + 1)
-    except OSError as error:
-        raise SpecError(f"--token-file {file}: cannot be read: {error.strerror}") from error
-    token = content.decode("ascii", errors="replace").strip()
-    if not token or len(content) > LONGEST_TOKEN or not (token.isascii() and token.isprintable()):
-        raise SpecError(
-            f"--token-file {file}: expected one line of printable ASCII, {LONGEST_TOKEN} bytes at "
-            "most"
-        )
-    return token
+        return token_in(file)
+    except InvalidInput as error:
+        raise SpecError(str(error)) from error

@@ -10,7 +10,8 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from bandstop.client.channel import Tls, credentials, open_aio_channel, target
 from bandstop.client.errors import ClientError
 from bandstop.client.headers import Headers, sendable
-from bandstop.client.messages import from_wire, to_config, to_metadata, to_wire
+from bandstop.client.layout import ReplyReader
+from bandstop.client.messages import INFER, to_bytes, to_config, to_metadata
 from bandstop.client.status import failure
 from bandstop.client.wire import Config, InferReply, InferRequest, Metadata
 
@@ -53,6 +54,8 @@ class AioTransport:
         self._headers = headers if callable(headers) else sendable(headers)
         self._channel: grpc.aio.Channel | None = None
         self._stub: service_pb2_grpc.GRPCInferenceServiceStub | None = None
+        self._replies = ReplyReader()
+        self._infer: grpc.aio.UnaryUnaryMultiCallable | None = None
         self._closed = False
 
     async def ready(self, model: str, version: str, timeout: float) -> bool:
@@ -72,7 +75,9 @@ class AioTransport:
 
     async def infer(self, request: InferRequest, timeout: float) -> InferReply:
         """Return the server's reply, unchecked."""
-        return from_wire(await self._call(self._opened().ModelInfer, to_wire(request), timeout))
+        self._opened()
+        assert self._infer is not None
+        return self._replies.read(await self._call(self._infer, to_bytes(request), timeout))
 
     async def close(self) -> None:
         """Let go of the connection; calls under way fail."""
@@ -86,6 +91,7 @@ class AioTransport:
         if self._stub is None:
             self._channel = open_aio_channel(self._address, self._tls)
             self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+            self._infer = self._channel.unary_unary(INFER)  # bytes there and back
         return self._stub
 
     async def _call(

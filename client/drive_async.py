@@ -14,7 +14,6 @@ from bandstop.client.exchange import (
     Learn,
     Ready,
     Result,
-    Step,
     Steps,
     Together,
     Wait,
@@ -86,7 +85,10 @@ class AsyncDriver:
             step = next(steps)
             while True:
                 try:
-                    result = await self._perform(step, until)
+                    if isinstance(step, Ask):  # nearly always
+                        result = await self._ask(step, until)
+                    else:
+                        result = await self._perform(step, until)
                 except Exception as error:  # the steps decide what to make of it
                     step = steps.throw(error)
                 else:
@@ -95,7 +97,19 @@ class AsyncDriver:
             found: T = done.value
             return found
 
-    async def _perform(self, step: Step, until: float) -> Result:
+    async def _ask(self, step: Ask, until: float) -> Result:
+        left = self._limit.left(until)
+        try:
+            if self._slots.locked():
+                return await self._in_turn(step, until, left)
+            async with self._slots:
+                return await self._transport.infer(step.request, left)
+        except (DeadlineExceeded, TimeoutError) as error:
+            raise self._limit.late() from error
+
+    async def _perform(
+        self, step: Learn | Ready | Decode | Wait | Together, until: float
+    ) -> Result:
         if isinstance(step, Decode):  # would keep the loop waiting
             return await asyncio.to_thread(decode, step.images, step.preprocess, step.first)
         if isinstance(step, Together):
@@ -111,12 +125,7 @@ class AsyncDriver:
         except (DeadlineExceeded, TimeoutError) as error:
             raise self._limit.late() from error
 
-    async def _send(self, step: Ask | Learn | Ready, until: float, left: float) -> Result:
-        if isinstance(step, Ask):
-            if self._slots.locked():
-                return await self._in_turn(step, until, left)
-            async with self._slots:
-                return await self._transport.infer(step.request, left)
+    async def _send(self, step: Learn | Ready, until: float, left: float) -> Result:
         if isinstance(step, Ready):
             return await self._transport.ready(self._model, self._version, left)
         metadata = await self._transport.metadata(self._model, self._version, left)

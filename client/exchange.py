@@ -4,13 +4,13 @@ A generator yields what is to be done next (`Learn`, `Ask`, `Wait` ...) and is s
 or thrown the error. It decides; whoever drives it does the input, the output and the sleeping.
 """
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import TypeAlias, TypeVar
+from typing import NamedTuple, TypeAlias, TypeVar
 
 from bandstop.client.errors import ClientError, DeadlineExceeded, InvalidInput, ProtocolError
-from bandstop.client.images import Decoded, ImageLike, named
+from bandstop.client.images import Decoded, ImageLike
 from bandstop.client.replies import Answer, check_source, read_reply
 from bandstop.client.retry import RetryBudget, pause
 from bandstop.client.served import Preprocess, ServedModel
@@ -27,8 +27,7 @@ class Ready:
     """Ask the server whether the model can be asked; the result is a bool."""
 
 
-@dataclass(frozen=True, slots=True)
-class Decode:
+class Decode(NamedTuple):
     """Read and decode images, which may take a while; the result is Decoded."""
 
     images: Sequence[ImageLike]
@@ -36,29 +35,25 @@ class Decode:
     first: int  # position of the first among all that the caller gave
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(NamedTuple):
     """Send one inference; the result is an InferReply."""
 
     request: InferRequest
 
 
-@dataclass(frozen=True, slots=True)
-class Wait:
+class Wait(NamedTuple):
     """Do nothing for so many seconds; the result is None."""
 
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class Together:
+class Together(NamedTuple):
     """Go through several conversations at the same time; the result is the list of theirs."""
 
     parts: "Iterator[Steps[Answer]]"
 
 
-@dataclass(frozen=True, slots=True)
-class Description:
+class Description(NamedTuple):
     """What a server says of a model."""
 
     metadata: Metadata
@@ -90,11 +85,11 @@ class Patience:
 
 def answer(
     request: InferRequest,
-    images: Sequence[tuple[ImageLike, int]],
+    name: Callable[[int], str],
     model: ServedModel,
     patience: Patience,
 ) -> Steps[Answer]:
-    """Return the checked answer to `request`, whose rows are `images`, each with its position.
+    """Return the checked answer to `request`; `name` tells the image of a row.
 
     Raises:
         ClientError: as its tree says.
@@ -115,7 +110,7 @@ def answer(
                 f"the server does not describe as it does the version asked for"
             )
         )
-    return read_reply(reply, request, len(spec.labels), lambda row: named(*images[row]))
+    return read_reply(reply, request, len(spec.labels), name)
 
 
 def persist(step: Step, patience: Patience) -> Steps[Result]:

@@ -102,6 +102,8 @@ def _row(entry: object, spec: VersionSpec, slots: int, base: list[int]) -> list[
 
 def _classes(entry: object, spec: VersionSpec) -> list[int]:
     """Return the classes that `entry` names, each once; of a set in ascending order."""
+    if isinstance(entry, int | str) and entry not in spec.forget_sets:
+        return [_index(entry, spec)]  # most requests, and fast
     refs = list(entry) if isinstance(entry, list | tuple | AbstractSet) else [entry]
     named: dict[int, None] = {}
     for ref in refs:

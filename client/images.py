@@ -10,8 +10,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias, TypeGuard
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,8 +29,7 @@ ONE_BITS = 0x3F800000  # of float32 1.0
 _KINDS = "a path, encoded bytes, a PIL image or a NumPy array"
 
 
-@dataclass(frozen=True, slots=True)
-class Decoded:
+class Decoded(NamedTuple):
     """Images by their position among those given, and the reasons why others are left out."""
 
     images: Mapping[int, Prepared]

@@ -1,20 +1,58 @@
 """Triton's messages from and to plain values."""
 
+from functools import lru_cache
+
 from tritonclient.grpc import service_pb2
 
 from bandstop.client.errors import ProtocolError
 from bandstop.client.wire import Config, InferReply, InferRequest, Metadata, Tensor, TensorSpec
 
+# The method of an inference, to be called with bytes.
+INFER = "/inference.GRPCInferenceService/ModelInfer"
+_CONTENTS = service_pb2.ModelInferRequest.RAW_INPUT_CONTENTS_FIELD_NUMBER
+
 
 def to_wire(request: InferRequest) -> service_pb2.ModelInferRequest:
     """Return `request` as Triton's message."""
-    message = service_pb2.ModelInferRequest(model_name=request.model, model_version=request.version)
+    return service_pb2.ModelInferRequest.FromString(to_bytes(request))
+
+
+def to_bytes(request: InferRequest) -> bytes:
+    """Return `request` as the bytes of Triton's message, the tensors copied only once.
+
+    Messages of one type that follow each other are one message (protobuf, "Last One Wins"): what
+    all requests for a model have in common is encoded once, the tensors' bytes are appended.
+    """
+    ports = tuple([(tensor.name, tensor.datatype, tensor.shape) for tensor in request.inputs])
+    parts = [_without_tensors(request.model, request.version, ports, request.outputs)]
     for tensor in request.inputs:
-        message.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
-        message.raw_input_contents.append(tensor.data)
-    for name in request.outputs:
+        parts += (field_header(_CONTENTS, len(tensor.data)), tensor.data)
+    return b"".join(parts)
+
+
+@lru_cache(maxsize=64)
+def _without_tensors(
+    model: str,
+    version: str,
+    ports: tuple[tuple[str, str, tuple[int, ...]], ...],
+    outputs: tuple[str, ...],
+) -> bytes:
+    message = service_pb2.ModelInferRequest(model_name=model, model_version=version)
+    for name, datatype, shape in ports:
+        message.inputs.add(name=name, datatype=datatype, shape=shape)
+    for name in outputs:
         message.outputs.add(name=name)
-    return message
+    return bytes(message.SerializeToString())
+
+
+@lru_cache(maxsize=64)
+def field_header(number: int, size: int) -> bytes:
+    """Return what protobuf writes before `size` bytes of field `number`, 1 to 15: both of these."""
+    found = bytearray([number << 3 | 2])
+    while size > 127:
+        found.append(size & 127 | 128)
+        size >>= 7
+    return bytes([*found, size])
 
 
 def from_wire(message: service_pb2.ModelInferResponse) -> InferReply:
@@ -28,11 +66,11 @@ def from_wire(message: service_pb2.ModelInferResponse) -> InferReply:
             f"model {message.model_name}: the reply has {len(message.outputs)} outputs but bytes "
             f"for {len(message.raw_output_contents)}"
         )
-    outputs = tuple(
+    outputs = [
         Tensor(tensor.name, tensor.datatype, tuple(tensor.shape), data)
         for tensor, data in zip(message.outputs, message.raw_output_contents, strict=True)
-    )
-    return InferReply(message.model_name, message.model_version, outputs)
+    ]
+    return InferReply(message.model_name, message.model_version, tuple(outputs))
 
 
 def to_metadata(reply: service_pb2.ModelMetadataResponse) -> Metadata:

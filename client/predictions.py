@@ -52,16 +52,17 @@ def predictions(
             best.tolist(), chosen.tolist(), answer.applied.tolist(), strict=True
         ):
             names = tuple([labels[i] or f"#{i}" for i in classes])
-            forgotten = tuple(dict.fromkeys(applied))
+            forgotten = tuple(dict.fromkeys(applied)) if len(applied) > 1 else tuple(applied)
             found.append(Prediction(names, tuple(values), answer.version, forgotten))
     return found
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     """Return the probabilities (n, classes) of finite `logits` (n, classes)."""
-    scaled = logits.astype(np.float64)
-    powers: NDArray[np.float64] = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-    probabilities: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
+    probabilities = logits.astype(np.float64)
+    probabilities -= np.maximum.reduce(probabilities, axis=1, keepdims=True)
+    np.exp(probabilities, out=probabilities)
+    probabilities /= np.add.reduce(probabilities, axis=1, keepdims=True)
     return probabilities
 
 

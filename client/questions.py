@@ -1,9 +1,8 @@
 """What a client can ask about one model, as steps; it knows nothing of blocking or of asyncio."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from random import Random
-from typing import SupportsIndex, TypeAlias
+from typing import NamedTuple, SupportsIndex, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,18 +30,18 @@ from bandstop.client.exchange import (
     persist,
 )
 from bandstop.client.forget import Entry, Forget, forget_rows
-from bandstop.client.images import Decoded, ImageLike, decode
+from bandstop.client.images import Decoded, ImageLike, decode, named
 from bandstop.client.predictions import Prediction, checked_top_k, predictions
 from bandstop.client.replies import Answer
-from bandstop.client.requests import batch_size, batches
+from bandstop.client.requests import batch, batch_size, batches
 from bandstop.client.retry import RetryBudget
 from bandstop.client.served import ServedModel, VersionSpec
+from bandstop.client.wire import InferRequest
 
 Outcome: TypeAlias = Prediction | InvalidImage
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """What one call wants.
 
     Attributes:
@@ -60,8 +59,7 @@ class Call:
     lenient: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(NamedTuple):
     """What came of a call: answers to the images that could be used, in their order."""
 
     spec: VersionSpec
@@ -158,12 +156,12 @@ class Questions:
         kept = list(decoded.images)
         if rows is not None and decoded.reasons:
             rows = rows[kept]
-        parts = self._parts(call, model, decoded, rows)
         if not kept:
             return Found(spec, [], decoded)
         if len(kept) == 1 or len(kept) <= batch_size(model, self._version):
-            return Found(spec, [(yield from next(parts))], decoded)
-        answers = yield Together(parts)
+            request = batch(model, self._version, list(decoded.images.values()), rows)
+            return Found(spec, [(yield from self._part(call, kept, request, model))], decoded)
+        answers = yield Together(self._parts(call, model, decoded, rows))
         assert isinstance(answers, list)
         return Found(spec, answers, decoded)
 
@@ -176,8 +174,17 @@ class Questions:
         for request in batches(model, self._version, prepared, rows):
             part = kept[done : done + request.inputs[0].shape[0]]
             done += len(part)
-            names = tuple((call.images[row], call.first + row) for row in part)
-            yield answer(request, names, model, self._patience)
+            yield self._part(call, part, request, model)
+
+    def _part(
+        self, call: Call, part: list[int], request: InferRequest, model: ServedModel
+    ) -> Steps[Answer]:
+        """Return the answer to `request` for the images of `call` at the positions `part`."""
+
+        def name(row: int) -> str:
+            return named(call.images[part[row]], call.first + part[row])
+
+        return answer(request, name, model, self._patience)
 
 
 def _decoded(call: Call, spec: VersionSpec) -> Steps[Decoded]:

@@ -29,17 +29,26 @@ def batches(
         images: prepared for that version.
         forget: (n, slots), the classes to forget for each image; None for a baked model.
     """
-    preprocess = model.spec(version).preprocess
-    datatype, _ = preprocess.tensor
-    size = 1 if len(images) == 1 else batch_size(model, version)
+    size = batch_size(model, version)
     for start in range(0, len(images), size):
         part = slice(start, start + size)
-        inputs = [encode("image", stack(images[part], preprocess), datatype)]
-        outputs = ["logits"]
-        if forget is not None:
-            inputs.append(encode("forget_class", forget[part], "INT64"))
-            outputs.append("applied_forget_class")
-        yield InferRequest(model.name, version, tuple(inputs), tuple(outputs))
+        yield batch(model, version, images[part], None if forget is None else forget[part])
+
+
+def batch(
+    model: ServedModel,
+    version: str,
+    images: Sequence[Prepared],
+    forget: NDArray[np.int64] | None,
+) -> InferRequest:
+    """Return one request for all of `images`; arguments as for `batches`."""
+    preprocess = model.spec(version).preprocess
+    datatype = "UINT8" if preprocess.input == "uint8" else "FP32"
+    image = encode("image", stack(images, preprocess), datatype)
+    if forget is None:
+        return InferRequest(model.name, version, (image,), ("logits",))
+    inputs = (image, encode("forget_class", forget, "INT64"))
+    return InferRequest(model.name, version, inputs, ("logits", "applied_forget_class"))
 
 
 def batch_size(model: ServedModel, version: str) -> int:

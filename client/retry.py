@@ -41,6 +41,8 @@ class RetryBudget:
 
     def earn(self) -> None:
         """Count one answer."""
+        if self.tokens >= self.most:
+            return
         with self._lock:
             self.tokens = min(self.most, self.tokens + self.refund)
 

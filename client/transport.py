@@ -10,7 +10,8 @@ from tritonclient.grpc import service_pb2, service_pb2_grpc
 from bandstop.client.channel import Tls, open_channel
 from bandstop.client.errors import ClientError
 from bandstop.client.headers import Headers, sendable
-from bandstop.client.messages import from_wire, to_config, to_metadata, to_wire
+from bandstop.client.layout import ReplyReader
+from bandstop.client.messages import INFER, to_bytes, to_config, to_metadata
 from bandstop.client.status import failure
 from bandstop.client.wire import Config, InferReply, InferRequest, Metadata
 
@@ -79,6 +80,8 @@ class GrpcTransport:
         self._address, self._headers = url, headers if callable(headers) else sendable(headers)
         self._channel = open_channel(url, tls)
         self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        self._infer = self._channel.unary_unary(INFER)  # bytes there and back
+        self._replies = ReplyReader()
 
     def ready(self, model: str, version: str, timeout: float) -> bool:
         """Return whether the server says that the model can be asked."""
@@ -97,12 +100,12 @@ class GrpcTransport:
 
     def infer(self, request: InferRequest, timeout: float) -> InferReply:
         """Return the server's reply, unchecked."""
-        return from_wire(self._call(self._stub.ModelInfer, to_wire(request), timeout))
+        return self._replies.read(self._call(self._infer, to_bytes(request), timeout))
 
     def start(self, request: InferRequest, timeout: float) -> Pending:
         """Begin an inference and do not wait for it."""
-        call = self._call(self._stub.ModelInfer.future, to_wire(request), timeout)
-        return _GrpcPending(call, self._address)
+        call = self._call(self._infer.future, to_bytes(request), timeout)
+        return _GrpcPending(call, self._address, self._replies)
 
     def close(self) -> None:
         """Let go of the connection; calls under way fail."""
@@ -120,10 +123,11 @@ class GrpcTransport:
 class _GrpcPending:
     call: grpc.Future
     address: str
+    replies: ReplyReader
 
     def result(self) -> InferReply:
         try:
-            return from_wire(self.call.result())
+            return self.replies.read(self.call.result())
         except grpc.RpcError as error:
             raise failure(error, self.address) from error
         except grpc.FutureCancelledError as error:  # by us alone: the channel was closed

@@ -2,16 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 # Little-endian, as the protocol has it on every machine.
 DTYPES: Mapping[str, str] = {"FP32": "<f4", "INT64": "<i8", "UINT8": "|u1"}
+NUMPY_DTYPES = {datatype: np.dtype(code) for datatype, code in DTYPES.items()}
 
 
-@dataclass(frozen=True, slots=True)
-class Tensor:
+# Named tuples, here and below: each request makes several, in a fifth of a frozen dataclass's time.
+class Tensor(NamedTuple):
     """A named tensor as sent: its type as the server writes it, its bytes row-major."""
 
     name: str
@@ -20,8 +22,7 @@ class Tensor:
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class InferRequest:
+class InferRequest(NamedTuple):
     """One inference; `version` "" leaves the choice to the server."""
 
     model: str
@@ -30,8 +31,7 @@ class InferRequest:
     outputs: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class InferReply:
+class InferReply(NamedTuple):
     """What came back, unchecked; `version` is the one that answered."""
 
     model: str
@@ -67,5 +67,5 @@ class Config:
 
 def encode(name: str, array: NDArray[np.generic], datatype: str) -> Tensor:
     """Return `array` as a tensor of `datatype`, which its dtype must already be."""
-    data = np.ascontiguousarray(array, dtype=DTYPES[datatype]).tobytes()
+    data = np.asarray(array, NUMPY_DTYPES[datatype]).tobytes()  # row-major, however it lies
     return Tensor(name, datatype, array.shape, data)

@@ -40,9 +40,7 @@ def config_text(model: str, served: Mapping[int, ReleaseRecord]) -> str:
             label_filename=labels,
         )
     config.version_policy.specific.versions.extend(sorted(served))
-    run_as_(config, newest.serving)
-    threads = str(newest.serving.intra_op_threads)
-    config.parameters["intra_op_thread_count"].string_value = threads
+    _run_as_(config, newest.serving)
     _warm_up_(config, newest.inputs)
     for name, value in _parameters(served).items():
         config.parameters[name].string_value = value
@@ -71,8 +69,7 @@ def labels_text(class_names: Sequence[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def run_as_(config: triton.ModelConfig, serving: ServingRecord) -> None:
-    """Set how many instances run, and the bounds of their queue."""
+def _run_as_(config: triton.ModelConfig, serving: ServingRecord) -> None:
     config.instance_group.add(kind=triton.ModelInstanceGroup.KIND_CPU, count=serving.instances)
     # without preferred sizes a batch is whatever waits, which Triton's own guide recommends
     batching = config.dynamic_batching
@@ -82,6 +79,7 @@ def run_as_(config: triton.ModelConfig, serving: ServingRecord) -> None:
     queue.default_timeout_microseconds = serving.queue_timeout_us
     queue.allow_timeout_override = True
     queue.max_queue_size = serving.max_queue_size
+    config.parameters["intra_op_thread_count"].string_value = str(serving.intra_op_threads)
 
 
 def _warm_up_(config: triton.ModelConfig, inputs: Sequence[TensorRecord]) -> None:

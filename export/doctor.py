@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bandstop.export.disk import Disk
+from bandstop.export.doctor_ensemble import about_part
 from bandstop.export.doctor_model import about_model
+from bandstop.export.ensemble import part_of
 from bandstop.export.errors import DiskError
 from bandstop.export.finding import Finding
 from bandstop.export.layout import repository_root
@@ -51,6 +53,8 @@ def doctor(repo: Path, *, disk: Disk | None = None) -> Diagnosis:
                     "put the folder itself there",
                 )
             )
+        elif folder.is_dir() and (model := part_of(folder)) is not None:
+            findings += about_part(folder, model)
         elif folder.is_dir() and not folder.name.startswith("."):
             findings += about_model(folder)
         elif not folder.is_dir():

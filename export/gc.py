@@ -9,11 +9,11 @@ from bandstop.export.errors import DiskError, ReleaseError, SpecError
 from bandstop.export.history import event, forgets_of, never_served, stations
 from bandstop.export.layout import stage_of
 from bandstop.export.model_folder import ModelFolder, after, has_weights, read_model
+from bandstop.export.place import Place
 from bandstop.export.policy import neglected
 from bandstop.export.record import CONFIG, MODEL
 from bandstop.export.repository import changing
 from bandstop.export.stage import replace_files
-from bandstop.export.transition import Place
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,7 +80,7 @@ def read_model(folder: Path) -> ModelFolder:
         raise SpecError(f"model {folder.name}: not in the repository {folder.parent}")
     if folder.is_symlink():
         raise SpecError(
-            f"model {folder.name}: {folder} is a link, behind which Triton does not notice changes; "
+            f"model {folder.name}: {folder} is a link, behind which Triton misses changes; "
             "put the folder itself in its place"
         )
     numbers = version_numbers(folder) if folder.is_dir() else []

@@ -114,6 +114,13 @@ class TritonServer:
         """Return what was seen where `prove` refuses nothing; raises NotServed as it does."""
         return proof(self._calls, self._patience, model, served)
 
+    def prove_images(self, model: str, version: int, record: ReleaseRecord, top_k: int) -> None:
+        """Refuse unless the ensemble of `model` answers with `version`; raises NotServed."""
+        # Pillow is needed by those alone who have an ensemble
+        from bandstop.export.ensemble_proof import prove_images
+
+        prove_images(self._calls, self._patience, model, version, record, top_k)
+
     @contextmanager
     def _told(self) -> Iterator[None]:
         try:

@@ -66,9 +66,16 @@ class ForgetRecord(Strict):
 
 
 class ServingRecord(Strict):
-    """How the server runs the model; goes into config.pbtxt."""
+    """How the server runs the model; goes into config.pbtxt.
 
-    instances: Annotated[int, Field(ge=1)] = 1
+    Attributes:
+        instances: with one alone, Triton (2.51) lets a request wait for half a second now and then:
+            its batcher is not woken by one that comes while the last is being put away.
+        queue_timeout_us: after which a request that waits is refused.
+        max_queue_size: how many may wait; more are refused at once.
+    """
+
+    instances: Annotated[int, Field(ge=1)] = 2
     intra_op_threads: Annotated[int, Field(ge=0)] = 1
     queue_delay_us: Annotated[int, Field(ge=0)] = 0
     queue_timeout_us: Annotated[int, Field(ge=0)] = 2_000_000

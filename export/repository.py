@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bandstop.export.disk import Disk, disk_errors
+from bandstop.export.ensemble import attach, check_attach, part_of
 from bandstop.export.errors import SpecError
 from bandstop.export.history import Action, event
 from bandstop.export.layout import locked, repository_root, version_numbers, versions_served
@@ -29,6 +30,7 @@ from bandstop.export.model_folder import (
     read_model,
     stable,
 )
+from bandstop.export.place import Place
 from bandstop.export.policy import check_policy
 from bandstop.export.publish_checks import (
     refuse_interface,
@@ -43,7 +45,7 @@ from bandstop.export.record import (
 )
 from bandstop.export.record_files import read_files, read_record
 from bandstop.export.serving import Server
-from bandstop.export.transition import Place, carry_out
+from bandstop.export.transition import carry_out
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,7 @@ class ModelVersion:
     Attributes:
         record: what was released; None for a version that Bandstop did not publish.
         weights: whether its model.onnx is there; `gc` removes it.
+        part_of: the model of whose ensemble it is a part; None for what is none.
     """
 
     model: str
@@ -60,6 +63,7 @@ class ModelVersion:
     served: bool
     record: ReleaseRecord | None
     weights: bool = True
+    part_of: str | None = None
 
 
 def publish(
@@ -70,6 +74,7 @@ def publish(
     serve: bool = True,
     canary: bool = False,
     override: str | None = None,
+    top_k: int | None = None,
     server: Server | None = None,
     disk: Disk | None = None,
 ) -> int:
@@ -82,6 +87,8 @@ def publish(
         serve: whether the version is served from now on, alone; the first is in any case.
         canary: serve it beside the version that is served now.
         override: why a version that forgets less than the model must is served all the same.
+        top_k: makes an ensemble beside the model that takes encoded pictures and names so many
+            classes; where there is one, it goes on with the version that is served in any case.
         server: takes the version up and proves it; else everything is as it was.
         disk: how files are changed.
 
@@ -96,6 +103,8 @@ def publish(
     """
     if canary and not serve:
         raise SpecError("a canary is served: leave out either canary or no-serve")
+    if top_k is not None and (canary or not serve):
+        raise SpecError("an ensemble answers with what is served: leave out canary and no-serve")
     record, files = read_files(release)
     name = record.name if model is None else model
     if not re.fullmatch(NAME_PATTERN, name):
@@ -105,6 +114,8 @@ def publish(
     content = {key: data for key, data in files.items() if key != CONFIG}
     needed = sum(map(len, files.values()))
     with changing(repo, server if serve else None, disk, needed) as place:
+        if top_k is not None:
+            check_attach(place.root, name, record, top_k)
         folder = place.root / name
         before = read_model(folder) if os.path.lexists(folder) else None
         version = 1 if before is None else next_number(before)
@@ -114,6 +125,8 @@ def publish(
         action: Action = "canary" if canary and before else "publish"
         change = event(action, version, record, (before.served if before else (), served), override)
         carry_out(place, before, [after(before, folder, change, record)], content)
+        if top_k is not None:
+            attach(place, name, version, record, top_k)
     return version
 
 
@@ -153,14 +166,16 @@ def versions(repo: Path) -> list[ModelVersion]:
     root = repository_root(repo, there=True)
     found = []
     for folder in sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")):
-        numbers = version_numbers(folder)
+        numbers, whole = version_numbers(folder), part_of(folder)
         # without a policy Triton serves the latest
         served = versions_served(folder) or tuple(numbers[-1:])
         for number in numbers:
             file = folder / str(number) / RECORD
             record = read_record(file) if file.is_file() else None
             weights = record is None or has_weights(folder, number)
-            found.append(ModelVersion(folder.name, number, number in served, record, weights))
+            found.append(
+                ModelVersion(folder.name, number, number in served, record, weights, whole)
+            )
     return found
 
 

@@ -24,3 +24,7 @@ class Server(Protocol):
     def prove(self, model: str, served: Mapping[int, ReleaseRecord]) -> None:
         """Refuse unless exactly the versions `served` are ready, and answer as they should."""
         ...
+
+    def prove_images(self, model: str, version: int, record: ReleaseRecord, top_k: int) -> None:
+        """Refuse unless the ensemble of `model` answers with `version`, as that should."""
+        ...

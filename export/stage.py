@@ -19,14 +19,19 @@ _UNDO = "undo"
 
 
 def first(
-    folder: Path, files: Mapping[str, bytes], content: Mapping[str, bytes], stage: Path, disk: Disk
+    folder: Path,
+    files: Mapping[str, bytes],
+    content: Mapping[str, bytes],
+    stage: Path,
+    disk: Disk,
+    version: int = 1,
 ) -> None:
-    """Make the model `folder` with `files` and a version 1 of `content`, beside the repository."""
+    """Make the model `folder` with `files` and a `version` of `content`, beside the repository."""
     whole = stage / folder.name
     try:
         disk.make(stage)
         _fill(whole, files, disk)
-        _fill(whole / "1", content, disk)
+        _fill(whole / str(version), content, disk)
         disk.sync(whole)
         disk.rename(whole, folder)
         disk.sync(folder.parent)

@@ -1,31 +1,16 @@
 """Take a model from one state to the next, proved by its server, or leave it where it was."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
-from bandstop.export.disk import Disk
+from bandstop.export.ensemble import check_batch, ensemble_of, move_on
+from bandstop.export.ensemble_config import Ensemble
 from bandstop.export.errors import ExportError, NotServed
 from bandstop.export.history import event
 from bandstop.export.layout import stage_of
-from bandstop.export.model_folder import ModelFolder
-from bandstop.export.serving import Server
+from bandstop.export.model_folder import ModelFolder, after
+from bandstop.export.place import Place
 from bandstop.export.stage import first, replace_files, take_out
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a change happens.
-
-    Attributes:
-        root: the repository, locked by whoever changes it.
-        disk: how files are changed.
-        server: which serves the repository and must prove the change; None for files alone.
-    """
-
-    root: Path
-    disk: Disk
-    server: Server | None
 
 
 def carry_out(
@@ -34,7 +19,7 @@ def carry_out(
     states: Sequence[ModelFolder],
     added: Mapping[str, bytes] | None = None,
 ) -> None:
-    """Take the model through `states`, the last of which it keeps.
+    """Take the model through `states`, the last of which it keeps, and its ensemble with it.
 
     Args:
         place: where.
@@ -43,23 +28,66 @@ def carry_out(
         added: the files of the version that the first of them adds.
 
     Raises:
+        SpecError: a version that the model's ensemble cannot be moved on to.
         NotServed: the server did not take one up, or cannot prove it; tells whether the old state
             is back.
         OSError: a file could not be changed; the old state is back.
     """
-    done = 0
+    ensemble = ensemble_of(place.root, before.path.name) if before else None
+    if ensemble and before:
+        states = _bridged(ensemble, before, states)
+    moved, now, done = ensemble, before, 0
     try:
         for state in states:
+            target = max(state.served)
+            if moved and now and moved.version not in state.served and target in now.served:
+                moved = move_on(place, moved, target, state.records, now.served)
             _write(place, before, state, added if state is states[0] else None)
+            now = state
             done += 1
             _serve(place, state)
+            if moved and moved.version not in state.served:  # it did not answer before either
+                moved = move_on(place, moved, target, state.records, state.served)
     except BaseException as error:
-        if not done:
-            raise
-        told = _go_back(place, before, states[done - 1], added is not None)
-        if isinstance(error, NotServed | OSError):
-            raise NotServed(f"{' '.join(str(error).split())}; {told}") from error
+        told = _go_back(place, before, states[done - 1], added is not None) if done else ""
+        if moved and before and ensemble and moved != ensemble:
+            told += _move_back(place, ensemble, moved, before)
+        if told and isinstance(error, NotServed | OSError):
+            raise NotServed(f"{' '.join(str(error).split())}; {told.lstrip('; ')}") from error
         raise
+
+
+def _bridged(
+    ensemble: Ensemble, before: ModelFolder, states: Sequence[ModelFolder]
+) -> list[ModelFolder]:
+    """Return `states` with one more wherever the ensemble needs both versions to move on."""
+    found: list[ModelFolder] = []
+    now, answering = before, ensemble.version
+    for state in states:
+        if answering in state.served or answering not in now.served:
+            found.append(state)
+        else:
+            target, change = max(state.served), state.history.events[-1]
+            check_batch(ensemble, state.records[target])
+            if target not in now.served:
+                both = (now.served, (answering, target))
+                record = state.records[target]
+                meanwhile = event("canary", target, record, both, change.override)
+                now = after(now, state.path, meanwhile, record)
+                found.append(now)
+            found.append(replace(state, history=now.history.and_then(change)))
+            answering = target
+        now = found[-1]
+    return found
+
+
+def _move_back(place: Place, ensemble: Ensemble, moved: Ensemble, before: ModelFolder) -> str:
+    """Have the ensemble answer with what it did before; return what became of it, in words."""
+    try:
+        move_on(place, moved, ensemble.version, before.records, before.served)
+    except (OSError, ExportError) as error:
+        return f"; its ensemble was not brought back: {error}"
+    return ""
 
 
 def _write(

@@ -32,7 +32,7 @@ def configured(folder: Path, versions: list[int]) -> list[Hazard]:
     except (OSError, ValueError, text_format.ParseError) as error:
         return [Hazard(where, f"cannot be read: {' '.join(str(error).split())}", "mend it")]
     found = [*_executing(config), *_misleading(config, folder.name)]
-    found += _unserved(config, folder, versions)
+    found += [*_unserved(config, folder, versions), *_steps(config, folder.parent)]
     return [Hazard(where, what, mend, stops) for what, mend, stops in found]
 
 
@@ -92,3 +92,18 @@ def _unserved(config: model_config_pb2.ModelConfig, folder: Path, versions: list
         if not (version / file).exists():
             what = f"version {number} holds no {file}"
             yield what, f"remove {folder.name}/{number}", number in wanted
+
+
+def _steps(config: model_config_pb2.ModelConfig, root: Path) -> Found:
+    """Yield steps of an ensemble that are not served; the server would not start."""
+    for step in config.ensemble_scheduling.step:
+        file, other = root / step.model_name / CONFIG, model_config_pb2.ModelConfig()
+        try:
+            text_format.Parse(file.read_text(encoding="utf-8"), other, allow_unknown_field=True)
+        except (OSError, ValueError, text_format.ParseError):
+            yield f"takes a step of {step.model_name}, which is not there", "publish it", True
+            continue
+        served = list(other.version_policy.specific.versions)
+        if served and step.model_version > 0 and step.model_version not in served:
+            what = f"takes version {step.model_version} of {step.model_name}, which serves {served}"
+            yield what, f"promote that version of {step.model_name}", True

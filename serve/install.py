@@ -19,9 +19,11 @@ from bandstop.serve.errors import MachineError
 from bandstop.serve.machine import check_machine, home, this_machine
 
 PYTRITON = "0.7.0"  # carries tritonserver 2.51.0; the newest that the registry has
-PACKAGES = (("numpy<2", "onnxruntime"), ("--no-deps", f"nvidia-pytriton=={PYTRITON}"))
+_PILLOW = "pillow"  # for the backend that decodes pictures; came after the other packages
+PACKAGES = (("numpy<2", _PILLOW, "onnxruntime"), ("--no-deps", f"nvidia-pytriton=={PYTRITON}"))
 _READY = "ready.json"
-OUR_BACKEND = Path(__file__).resolve().parent / "backends" / "onnxruntime" / "model.py"
+OUR_BACKENDS = Path(__file__).resolve().parent / "backends"
+OUR_BACKEND = OUR_BACKENDS / "onnxruntime" / "model.py"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,7 @@ class Installed:
 
     @property
     def backends(self) -> Path:
-        """The backend directory: Triton's python backend and our onnxruntime on top of it."""
+        """The backend directory: Triton's python backend and ours on top of it."""
         return self.folder / "backends"
 
 
@@ -60,7 +62,8 @@ def installed() -> Installed | None:
 def install(tell: Callable[[str], None] = lambda _: None) -> Installed:
     """Prepare the environment unless it is complete already, and return it.
 
-    An interrupted installation is done again from the start; two at once wait for each other.
+    One that lacks nothing but a package that came later is given that one. An interrupted
+    installation is done again from the start; two at once wait for each other.
 
     Args:
         tell: is given a line about each step.
@@ -68,13 +71,16 @@ def install(tell: Callable[[str], None] = lambda _: None) -> Installed:
     Raises:
         MachineError: the machine cannot run the server, or a package cannot be installed.
     """
-    if found := installed():
-        return found
-    check_machine(this_machine())
     place = _place()
+    if installed() and _has_pillow(place):
+        return place
+    check_machine(this_machine())
     with _locked(place.folder):
         if not installed():  # by another one, while we waited for the lock
             _prepare(place, tell)
+        elif not _has_pillow(place):
+            _install(place, (_PILLOW,), tell)
+            _note(place)
     return place
 
 
@@ -83,21 +89,38 @@ def _prepare(place: Installed, tell: Callable[[str], None]) -> None:
     place.folder.mkdir(parents=True)
     tell(f"preparing Triton in {place.folder} (about 400 MB, once)")
     _run([sys.executable, "-m", "venv", str(place.folder / "venv")], "make its environment")
-    python = str(place.folder / "venv" / "bin" / "python")
     for packages in PACKAGES:
-        tell(f"installing {' '.join(p for p in packages if not p.startswith('-'))}")
-        _run([python, "-I", "-m", "pip", "install", "-q", *packages], f"install {packages[-1]}")
+        _install(place, packages, tell)
     _lay_out(place)
-    (place.folder / _READY).write_text(json.dumps({"nvidia-pytriton": PYTRITON}))
+    _note(place)
+
+
+def _install(place: Installed, packages: tuple[str, ...], tell: Callable[[str], None]) -> None:
+    python = str(place.folder / "venv" / "bin" / "python")
+    tell(f"installing {' '.join(p for p in packages if not p.startswith('-'))}")
+    _run([python, "-I", "-m", "pip", "install", "-q", *packages], f"install {packages[-1]}")
+
+
+def _note(place: Installed) -> None:
+    """Write down that the environment is complete, in one step."""
+    staged = place.folder / f"{_READY}.{os.getpid()}"
+    staged.write_text(json.dumps({"nvidia-pytriton": PYTRITON, _PILLOW: True}))
+    staged.replace(place.folder / _READY)
+
+
+def _has_pillow(place: Installed) -> bool:
+    return _PILLOW in json.loads((place.folder / _READY).read_text())
 
 
 def refresh_backend(place: Installed) -> None:
-    """Put our backend of today into `place`, so that an upgraded Bandstop serves with its own."""
-    target = place.backends / "onnxruntime" / "model.py"
-    if not target.is_file() or target.read_bytes() != OUR_BACKEND.read_bytes():
-        staged = target.with_suffix(f".{os.getpid()}")
-        shutil.copyfile(OUR_BACKEND, staged)
-        staged.replace(target)
+    """Put our backends of today into `place`, so that an upgraded Bandstop serves with its own."""
+    for ours in sorted(OUR_BACKENDS.glob("*/model.py")):
+        target = place.backends / ours.parent.name / ours.name
+        if not target.is_file() or target.read_bytes() != ours.read_bytes():
+            target.parent.mkdir(exist_ok=True)
+            staged = target.with_suffix(f".{os.getpid()}")
+            shutil.copyfile(ours, staged)
+            staged.replace(target)
 
 
 def _place() -> Installed:
@@ -108,13 +131,12 @@ def _place() -> Installed:
 def _lay_out(place: Installed) -> None:
     """Copy the backends to where the server finds them; it refuses links."""
     wheel = place.site / "pytriton" / "tritonserver"
-    python, ours = place.backends / "python", place.backends / "onnxruntime"
+    python = place.backends / "python"
     shutil.copytree(wheel / "backends" / "python", python)
     version = f"{sys.version_info[0]}.{sys.version_info[1]}"
     stub = wheel / "python_backend_stubs" / version / "triton_python_backend_stub"
     shutil.copy(stub, python)
     (python / stub.name).chmod(0o755)
-    ours.mkdir()
     refresh_backend(place)
 
 

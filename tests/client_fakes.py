@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from threading import Event
 from typing import Any
 
@@ -173,8 +173,8 @@ def failing(*errors: ClientError) -> Callable[[FakeTransport], None]:
 
 def with_output(reply: InferReply, name: str, **changes: Any) -> InferReply:
     """`reply` with fields of its output `name` changed."""
-    outputs = [replace(t, **changes) if t.name == name else t for t in reply.outputs]
-    return replace(reply, outputs=tuple(outputs))
+    outputs = [t._replace(**changes) if t.name == name else t for t in reply.outputs]
+    return reply._replace(outputs=tuple(outputs))
 
 
 @dataclass(slots=True)

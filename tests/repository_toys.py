@@ -198,6 +198,9 @@ class FakeServer:
         if wanted != there:
             raise NotServed(f"served are {sorted(there)}, expected {sorted(wanted)}")
 
+    def prove_images(self, model: str, version: int, record: ReleaseRecord, top_k: int) -> None:
+        self._count("prove_images")
+
     def _count(self, call: str) -> None:
         self.calls.append(call)
         if len(self.calls) in self.refuse:

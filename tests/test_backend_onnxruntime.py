@@ -376,3 +376,40 @@ def test_a_complete_configuration_is_left_alone(backend: Any, tmp_path: Path) ->
     given = Completed(config(2, [INDEX], [ROW]))  # and no model is opened for it
     backend.TritonPythonModel.auto_complete_config(given)
     assert given.config == config(2, [INDEX], [ROW])
+
+
+# --- counts for the server's metrics
+
+
+@dataclass
+class Family:
+    """Metrics of the server, by forgotten class."""
+
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def Metric(self, labels: dict[str, str]) -> Any:  # noqa: N802 - the server's name
+        assert (labels["model"], labels["version"]) == ("m", "2")
+        name = labels["forget_class"]
+        assert name not in self.counts, "one metric for each class"
+        self.counts[name] = 0
+
+        def increment(count: int) -> None:
+            self.counts[name] += count
+
+        return SimpleNamespace(increment=increment)
+
+
+def test_images_are_counted_by_what_was_applied(backend: Any) -> None:
+    family = Family()
+    tally = backend.Tally(family, {"model": "m", "version": "2"})
+    tally.add(np.array([[3], [-1], [3], [10]]))
+    tally._flush()
+    assert family.counts == {"3": 2, "refused": 1, "10": 1}
+    tally.add(np.array([[3, 3], [7, 3], [-1, -1]]))
+    tally.close()
+    assert family.counts == {"3": 4, "7": 1, "refused": 2, "10": 1}
+    assert not tally.thread.is_alive()
+
+
+def test_a_server_without_metrics_serves_all_the_same(backend: Any) -> None:
+    assert backend.tally_of({"model_name": "m", "model_version": "1"}) is None

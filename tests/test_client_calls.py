@@ -279,9 +279,9 @@ TAMPER: dict[str, tuple[Callable[[InferReply], InferReply], type[ClientError], s
     "wrong shape": (lambda r: with_output(r, "logits", shape=(5, 1)), ProtocolError, r"\[5, 1\]"),
     "huge shape": (lambda r: with_output(r, "logits", shape=(2**62, 5)), ProtocolError, "FP32"),
     "negative shape": (lambda r: with_output(r, "logits", shape=(-1, 5)), ProtocolError, "FP32"),
-    "missing output": (lambda r: replace(r, outputs=r.outputs[:1]), ProtocolError, "0 times"),
-    "missing echo": (lambda r: replace(r, outputs=r.outputs[1:]), ProtocolError, "0 times"),
-    "output twice": (lambda r: replace(r, outputs=r.outputs * 2), ProtocolError, "2 times"),
+    "missing output": (lambda r: r._replace(outputs=r.outputs[:1]), ProtocolError, "0 times"),
+    "missing echo": (lambda r: r._replace(outputs=r.outputs[1:]), ProtocolError, "0 times"),
+    "output twice": (lambda r: r._replace(outputs=r.outputs * 2), ProtocolError, "2 times"),
     "not a number": (
         lambda r: with_output(
             r, "logits", data=np.array([0, 1, np.nan, 0, 0], np.float32).tobytes()
@@ -296,10 +296,10 @@ TAMPER: dict[str, tuple[Callable[[InferReply], InferReply], type[ClientError], s
         NotFinite,
         "not finite for image 0",
     ),
-    "another model": (lambda r: replace(r, model="other"), ProtocolError, "model 'other'"),
-    "no version": (lambda r: replace(r, version=""), ProtocolError, "version ''"),
-    "odd version": (lambda r: replace(r, version="1e3"), ProtocolError, "version '1e3'"),
-    "unknown version": (lambda r: replace(r, version="7"), ProtocolError, "version 7"),
+    "another model": (lambda r: r._replace(model="other"), ProtocolError, "model 'other'"),
+    "no version": (lambda r: r._replace(version=""), ProtocolError, "version ''"),
+    "odd version": (lambda r: r._replace(version="1e3"), ProtocolError, "version '1e3'"),
+    "unknown version": (lambda r: r._replace(version="7"), ProtocolError, "version 7"),
     "wrong echo": (
         lambda r: with_output(r, "applied_forget_class", data=np.array([3], np.int64).tobytes()),
         PolicyNotApplied,

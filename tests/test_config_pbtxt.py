@@ -32,7 +32,7 @@ def test_config_says_everything_a_server_would_guess() -> None:
     ]
     assert list(config.version_policy.specific.versions) == [3]
     (group,) = config.instance_group
-    assert (group.kind, group.count) == (triton.ModelInstanceGroup.KIND_CPU, 1)
+    assert (group.kind, group.count) == (triton.ModelInstanceGroup.KIND_CPU, 2)
     assert config.HasField("dynamic_batching")
     queue = config.dynamic_batching.default_queue_policy
     assert (queue.timeout_action, queue.max_queue_size) == (triton.ModelQueuePolicy.REJECT, 256)

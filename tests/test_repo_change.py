@@ -269,6 +269,6 @@ def test_what_its_operator_set_stays_while_the_served_version_does(
 ) -> None:
     publish(releases / "1", root)
     config = root / "digits" / "config.pbtxt"
-    config.write_text(config.read_text().replace("count: 1", "count: 2"))
+    config.write_text(config.read_text().replace("count: 2", "count: 3"))
     publish(releases / "2", root, serve=False)
-    assert "count: 2" in config.read_text()
+    assert "count: 3" in config.read_text()
