@@ -3,7 +3,8 @@
 It learns everything from the server and needs neither torch nor onnx.
 """
 
-from bandstop.client.async_client import AsyncClient
+from typing import TYPE_CHECKING
+
 from bandstop.client.channel import Tls
 from bandstop.client.client import Client
 from bandstop.client.errors import (
@@ -26,6 +27,9 @@ from bandstop.client.errors import (
 )
 from bandstop.client.predictions import Prediction
 from bandstop.client.served import Preprocess, ServedModel, VersionSpec
+
+if TYPE_CHECKING:
+    from bandstop.client.async_client import AsyncClient
 
 __all__ = [
     "AsyncClient",
@@ -52,3 +56,12 @@ __all__ = [
     "Untrusted",
     "VersionSpec",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Return `AsyncClient`; it is loaded late, so that who does without does not wait for it."""
+    if name != "AsyncClient":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from bandstop.client.async_client import AsyncClient
+
+    return AsyncClient

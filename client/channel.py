@@ -2,11 +2,14 @@
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import grpc
 
 from bandstop.client.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from pathlib import Path  # to load it takes a fiftieth of the whole client's time
 
 LARGEST_MESSAGE = 2**31 - 1
 # A channel that is given any option loses the defaults of Triton's client: here is the whole set.
@@ -40,9 +43,9 @@ class Tls:
         server_name: that the server's certificate bears, where it is not the host of the url.
     """
 
-    ca: Path | None = None
-    certificate: Path | None = None
-    key: Path | None = None
+    ca: "Path | None" = None
+    certificate: "Path | None" = None
+    key: "Path | None" = None
     server_name: str | None = None
 
 
@@ -111,7 +114,7 @@ def target(url: str) -> str:
     return address
 
 
-def _pem(file: Path | None) -> bytes | None:
+def _pem(file: "Path | None") -> bytes | None:
     if file is None:
         return None
     try:
