@@ -3,7 +3,7 @@
 It learns everything from the server and needs neither torch nor onnx.
 """
 
-from typing import TYPE_CHECKING
+import typing
 
 from bandstop.client.channel import Tls
 from bandstop.client.client import Client
@@ -28,7 +28,7 @@ from bandstop.client.errors import (
 from bandstop.client.predictions import Prediction
 from bandstop.client.served import Preprocess, ServedModel, VersionSpec
 
-if TYPE_CHECKING:
+if typing.TYPE_CHECKING:
     from bandstop.client.async_client import AsyncClient
 
 __all__ = [
@@ -58,10 +58,12 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> object:
-    """Return `AsyncClient`; it is loaded late, so that who does without does not wait for it."""
-    if name != "AsyncClient":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from bandstop.client.async_client import AsyncClient
+if not typing.TYPE_CHECKING:  # else a name that is not there would pass for one that is
 
-    return AsyncClient
+    def __getattr__(name: str) -> object:
+        """Return `AsyncClient`, loaded late: who does without does not wait for it."""
+        if name != "AsyncClient":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from bandstop.client.async_client import AsyncClient
+
+        return AsyncClient

@@ -22,8 +22,12 @@ def test_all_is_what_is_there() -> None:
         for name, value in vars(bandstop.client).items()
         if not name.startswith("_") and not isinstance(value, ModuleType)
     }
-    assert public == set(bandstop.client.__all__)
+    late = {"AsyncClient"}  # loaded when it is asked for
+    assert public | late == set(bandstop.client.__all__)
     assert {kind.__name__ for kind in ERRORS} < public
+    assert bandstop.client.AsyncClient.__name__ == "AsyncClient"
+    with pytest.raises(AttributeError, match="no attribute 'Asynchronous'"):
+        bandstop.client.Asynchronous  # type: ignore[attr-defined]  # noqa: B018
 
 
 def test_importing_the_client_loads_no_machine_learning() -> None:

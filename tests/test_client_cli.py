@@ -311,7 +311,8 @@ def test_ctrl_c_leaves_what_was_answered(files: list[str]) -> None:
 
     code = "import sys; from bandstop.cli.main import main; sys.exit(main())"
     with grpc_server(Servicer(NumpyModel(max_batch_size=5), before=before)) as url:
-        arguments = ["predict", "--model", "pixel", "--url", url, *files * 9, "--json"]
+        where = ["--model", "pixel", "--url", url, "--deadline", "60"]
+        arguments = ["predict", *where, *files * 9, "--json"]
         command = [sys.executable, "-c", code, *arguments]
         with subprocess.Popen(
             command, bufsize=0, stdout=subprocess.PIPE, stderr=subprocess.PIPE
