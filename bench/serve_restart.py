@@ -59,15 +59,16 @@ def _killed(server: Triton, releases: list[Expected], number: signal.Signals) ->
 
 
 def _backend_killed(server: Triton, releases: list[Expected]) -> float:
-    """Kill a process of the backend; return the seconds until the model answers again."""
+    """Kill all processes of the backend; return the seconds until the model answers again."""
     time.sleep(_STEADY_S)
-    (victim,) = [
+    victims = [
         child
         for child in psutil.Process(server.pid).children(recursive=True)
         if Path(child.exe()).name == _STUB
-    ][:1]
-    say(f"bench serve restart: SIGKILL to the backend process {victim.pid}")
-    victim.kill()
+    ]
+    say(f"bench serve restart: SIGKILL to {len(victims)} backend processes")
+    for victim in victims:  # one of two left would answer at once
+        victim.kill()
     started = time.monotonic()
     time.sleep(0.2)
     return _until_answer(server.url, releases, started)
