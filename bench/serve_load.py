@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from bandstop.bench.serve_releases import CLASSES, IMAGES, TOLERANCE, Expected, images
 from bandstop.client import Client
+from bandstop.client.predictions import softmax
 
 Said = tuple[str, str, NDArray[np.float64]]  # version, letter of the names, probabilities
 Ask = Callable[[int, int], Said]
@@ -143,9 +144,7 @@ def ask_bare(url: str, model: str, expected: Sequence[Expected]) -> Ask:
         asked = triton.InferInput("forget_class", [1, 1], "INT64")
         asked.set_data_from_numpy(np.array([[forget]]))
         reply = client.infer(model, [pixel, asked], client_timeout=_DEADLINE_S)
-        logits = reply.as_numpy("logits")[0].astype(np.float64)
-        powers = np.exp(logits - logits.max())
-        found = powers / powers.sum()
+        (found,) = softmax(reply.as_numpy("logits"))
         nearest = min(expected, key=lambda e: np.abs(e.probabilities[image, forget] - found).max())
         return str(reply.get_response().model_version), nearest.names[0][0], found
 

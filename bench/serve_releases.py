@@ -8,6 +8,7 @@ import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
 
+from bandstop.client.predictions import softmax
 from bandstop.edit.arch import build
 from bandstop.edit.artifact import load_artifact, save_artifact
 from bandstop.edit.batchnorm import fold_batchnorm
@@ -67,8 +68,7 @@ def answers(file: Path) -> NDArray[np.float64]:
     for c in range(CLASSES):
         asked = np.full((IMAGES, 1), c, np.int64)
         logits = session.run(["logits"], {"image": images(), "forget_class": asked})[0]
-        powers = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-        rows.append(powers / powers.sum(axis=1, keepdims=True))
+        rows.append(softmax(logits))
     return np.stack(rows, axis=1)
 
 

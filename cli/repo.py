@@ -11,7 +11,7 @@ from rich.text import Text
 from bandstop.cli.output import show
 from bandstop.cli.repo_care import run_diff, run_doctor, run_gc
 from bandstop.cli.repo_change import run_promote, run_rollback
-from bandstop.cli.repo_options import AsJson, Override, Repository
+from bandstop.cli.repo_options import AsJson, Canary, Override, Repository
 from bandstop.cli.repo_server import (
     Ca,
     Cert,
@@ -39,9 +39,7 @@ def run_publish(
     model: Annotated[
         str | None, typer.Option(help="The model's name; else the release's own.")
     ] = None,
-    canary: Annotated[
-        bool, typer.Option("--canary", help="Serve it beside the version that is served now.")
-    ] = False,
+    canary: Canary = False,
     no_serve: Annotated[
         bool, typer.Option("--no-serve", help="Put it there; promote it later.")
     ] = False,

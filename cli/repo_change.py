@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from bandstop.cli.output import show
-from bandstop.cli.repo_options import AsJson, Model, Override, Repository
+from bandstop.cli.repo_options import AsJson, Canary, Model, Override, Repository
 from bandstop.cli.repo_server import (
     Ca,
     Cert,
@@ -24,9 +24,7 @@ def run_promote(
     repo: Repository,
     model: Model,
     version: Annotated[int, typer.Argument(help="A version in the repository.")],
-    canary: Annotated[
-        bool, typer.Option("--canary", help="Serve it beside the version that is served now.")
-    ] = False,
+    canary: Canary = False,
     override: Override = None,
     url: Url = None,
     ca: Ca = None,
