@@ -9,6 +9,7 @@ from bandstop.cli.export_precision import Given, images_for
 from bandstop.cli.output import show
 from bandstop.edit.artifact import load_artifact
 from bandstop.edit.request import parse_forget
+from bandstop.export.forget_sets import parse_sets
 from bandstop.export.measure_asks import MOST
 from bandstop.export.measure_record import MeasuredRecord
 from bandstop.export.precision_record import PrecisionRecord
@@ -38,6 +39,13 @@ def run(
     ] = False,
     always_forget: Annotated[
         str | None, typer.Option(help="Gated: classes that every request forgets.")
+    ] = None,
+    forget_set: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=CLASS,..",
+            help="Gated: a name that requests may give for several classes; again for more.",
+        ),
     ] = None,
     mask_logits: Annotated[
         bool,
@@ -93,6 +101,7 @@ def run(
         allow_none=allow_none,
         always_forget=() if always_forget is None else parse_forget(always_forget, names).classes,
         mask_logits=mask_logits,
+        forget_sets=parse_sets(forget_set or (), names),
         input=input_type,
         precision=precision,
         max_batch_size=max_batch_size,

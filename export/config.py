@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from google.protobuf import text_format  # type: ignore[import-untyped]  # ships no hints
 from tritonclient.grpc import model_config_pb2 as triton
 
+from bandstop.export.forget_sets import sets_text
 from bandstop.export.record import LABELS, MODEL, ReleaseRecord, ServingRecord, TensorRecord
 
 TYPES = {"FP32": triton.TYPE_FP32, "UINT8": triton.TYPE_UINT8, "INT64": triton.TYPE_INT64}
@@ -100,4 +101,6 @@ def _parameters(served: Mapping[int, ReleaseRecord]) -> dict[str, str]:
         preprocess = record.preprocess.model_dump(mode="json")
         parameters[f"preprocess.{version}"] = json.dumps(preprocess, sort_keys=True)
         parameters[f"allow_none.{version}"] = json.dumps(record.forget.allow_none)
+        if record.forget.sets:
+            parameters[f"forget_sets.{version}"] = sets_text(record.forget.sets)
     return parameters

@@ -55,6 +55,7 @@ class ForgetRecord(Strict):
         allow_none: whether a request may ask to forget nothing, by the index after the last class.
         masked_logits: classes among `always` whose logit is switched off too: hidden, not forgotten
             any better.
+        sets: names that a request may give for several classes together.
     """
 
     classes: list[int]
@@ -63,6 +64,7 @@ class ForgetRecord(Strict):
     slots: int
     allow_none: bool
     masked_logits: list[int] = Field(default_factory=list)
+    sets: dict[str, list[int]] = Field(default_factory=dict)
 
 
 class ServingRecord(Strict):

@@ -60,6 +60,7 @@ def forget_record(source: Source, spec: ExportSpec) -> ForgetRecord:
         masked_logits=sorted(spec.always_forget) if spec.mask_logits else [],
         slots=spec.forget_slots if spec.mode == "gated" else 0,
         allow_none=spec.allow_none,
+        sets={name: list(classes) for name, classes in sorted(spec.forget_sets.items())},
     )
 
 

@@ -1,13 +1,14 @@
 """What to export, and whether an artifact can give it."""
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 from bandstop.edit.artifact import Artifact
 from bandstop.edit.gates import gateable
 from bandstop.edit.images import Preprocess
 from bandstop.export.errors import SpecError
+from bandstop.export.forget_sets import set_misfits
 from bandstop.export.precision_record import Precision
 from bandstop.export.record import TensorRecord
 
@@ -34,6 +35,7 @@ class ExportSpec:
         max_batch_size: the largest batch that the server makes.
         table: numbers that hold the masks of a gated graph; with 16 bits the file is smaller and
             its logits are allowed to differ more. uint16 counts steps of 1 / 65535, and is closer.
+        forget_sets: names that a request to a gated graph may give for several classes together.
     """
 
     mode: Literal["gated", "baked", "original"]
@@ -46,6 +48,7 @@ class ExportSpec:
     precision: Precision = "float32"
     max_batch_size: int = 64
     table: Table = "float32"
+    forget_sets: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 def check_spec(spec: ExportSpec, artifact: Artifact) -> None:
@@ -55,6 +58,8 @@ def check_spec(spec: ExportSpec, artifact: Artifact) -> None:
         SpecError: with all misfits at once.
     """
     misfits = _wrong_kind(spec, artifact) + _out_of_range(spec, artifact.model.num_classes)
+    if spec.mode == "gated":
+        misfits += set_misfits(spec.forget_sets, artifact.model.class_names, spec.forget_slots)
     if misfits:
         raise SpecError(f"cannot export {spec.mode}: " + "; ".join(misfits))
 
@@ -141,6 +146,7 @@ def _only_gated(spec: ExportSpec) -> list[str]:
         "always_forget": bool(spec.always_forget),
         "table": spec.table != "float32",
         "mask_logits": spec.mask_logits,
+        "forget_sets": bool(spec.forget_sets),
     }
     return [f"{name}: only for gated" for name, is_given in given.items() if is_given]
 

@@ -15,6 +15,7 @@ _FIXED = (
     *("name", "backend", "default_model_filename", "max_batch_size", "input", "output"),
     "platform",
 )
+_OPTIONAL = {"forget_sets"}  # parameters that only some versions of a model have
 
 
 def config_misfits(
@@ -75,10 +76,12 @@ def _parameters(
     there: Mapping[str, str], wanted: Mapping[str, str], version: int, *, served: bool
 ) -> Iterator[str]:
     """Tell what clients would read wrong, and keys that could mean anything to a backend."""
-    kinds = {name.removesuffix(f".{version}") for name in wanted}
+    kinds = {name.removesuffix(f".{version}") for name in wanted} | _OPTIONAL
     for name in sorted(there):
         if re.sub(r"\.[0-9]+$", "", name) not in kinds:
             yield f"parameter {name}: not one that export writes"
+        elif name.endswith(f".{version}") and name not in wanted:
+            yield f"parameter {name}: {there[name]:.80}, but version {version} has none"
     for name, value in sorted(wanted.items()):
         if not name.endswith(f".{version}"):
             continue

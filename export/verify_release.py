@@ -9,6 +9,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped] 
 
 from bandstop.export.config import labels_text, served_versions
 from bandstop.export.errors import ReleaseError
+from bandstop.export.forget_sets import set_misfits
 from bandstop.export.parent import in_parent_form
 from bandstop.export.record import (
     CONFIG,
@@ -124,6 +125,7 @@ def _classes(record: ReleaseRecord, labels: bytes | None) -> Iterator[str]:
             yield f"forgets class {c}, expected 0..{count - 1}"
     if hidden := sorted({*forget.masked_logits} - {*forget.always}):
         yield f"masks the logits of {hidden}, which are not always forgotten"
+    yield from set_misfits(forget.sets, names, forget.slots)
     forgotten = set(forget.classes) if record.mode == "baked" else set()
     named = [c for c in sorted(forgotten) if 0 <= c < count and names[c]]
     if named:
