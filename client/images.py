@@ -91,9 +91,19 @@ def decode(images: Sequence[ImageLike], preprocess: Preprocess, first: int = 0) 
 
 
 def stack(prepared: Sequence[Prepared], preprocess: Preprocess) -> NDArray[np.generic]:
-    """Return prepared images as the tensor `image`: uint8 (n, h, w, c) or float32 (n, c, h, w)."""
-    ready = prepared if preprocess.input == "uint8" else [_as_float(one) for one in prepared]
-    return ready[0][np.newaxis] if len(ready) == 1 else np.stack(ready)  # one is not copied
+    """Return prepared images as the tensor `image`: uint8 (n, h, w, c) or float32 (n, c, h, w).
+
+    A single image that needs no conversion is not copied: its array is then the base of what is
+    returned. Otherwise nothing else holds the memory.
+    """
+    if len(prepared) == 1 and prepared[0].dtype == preprocess.input:
+        return prepared[0][np.newaxis]
+    if preprocess.input == "uint8":
+        return np.stack(prepared)
+    floats = np.empty((len(prepared), preprocess.channels, *preprocess.size), np.float32)
+    for row, one in zip(floats, prepared, strict=True):
+        _write_float_(row, one)
+    return floats
 
 
 def named(image: ImageLike, position: int) -> str:
@@ -167,9 +177,10 @@ def _channels_last(image: NDArray[np.generic]) -> NDArray[np.uint8]:
     return pixels
 
 
-def _as_float(pixels: Prepared) -> NDArray[np.float32]:
-    """Return (c, h, w) in [0, 1]."""
+def _write_float_(row: NDArray[np.float32], pixels: Prepared) -> None:
+    """Write `pixels` to `row` (c, h, w) in [0, 1]."""
     if pixels.dtype == np.float32:
-        return pixels.astype(np.float32, copy=False)
-    scaled: NDArray[np.float32] = pixels.transpose(2, 0, 1).astype(np.float32) / np.float32(255)
-    return scaled
+        row[:] = pixels
+    else:
+        row[:] = pixels.transpose(2, 0, 1)
+        row /= np.float32(255)  # a second pass over what the cache still holds

@@ -24,7 +24,9 @@ def to_bytes(request: InferRequest) -> bytes:
     all requests for a model have in common is encoded once, the tensors' bytes are appended.
     """
     ports = tuple([(tensor.name, tensor.datatype, tensor.shape) for tensor in request.inputs])
-    parts = [_without_tensors(request.model, request.version, ports, request.outputs)]
+    parts: list[bytes | memoryview] = [
+        _without_tensors(request.model, request.version, ports, request.outputs)
+    ]
     for tensor in request.inputs:
         parts += (field_header(_CONTENTS, len(tensor.data)), tensor.data)
     return b"".join(parts)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from bandstop.client.images import Prepared, stack
 from bandstop.client.served import ServedModel
-from bandstop.client.wire import DTYPES, InferRequest, encode
+from bandstop.client.wire import DTYPES, InferRequest, encode, lend
 
 # Far below gRPC's 2 GiB; a server buffers a message whole before it looks at it.
 MAX_MESSAGE_BYTES = 64 << 20
@@ -44,7 +44,9 @@ def batch(
     """Return one request for all of `images`; arguments as for `batches`."""
     preprocess = model.spec(version).preprocess
     datatype = "UINT8" if preprocess.input == "uint8" else "FP32"
-    image = encode("image", stack(images, preprocess), datatype)
+    pixels = stack(images, preprocess)
+    # The caller may change his array while the request is under way; ours nobody changes.
+    image = (lend if pixels.base is None else encode)("image", pixels, datatype)
     if forget is None:
         return InferRequest(model.name, version, (image,), ("logits",))
     inputs = (image, encode("forget_class", forget, "INT64"))

@@ -19,7 +19,7 @@ class Tensor(NamedTuple):
     name: str
     datatype: str
     shape: tuple[int, ...]
-    data: bytes
+    data: bytes | memoryview
 
 
 class InferRequest(NamedTuple):
@@ -68,4 +68,10 @@ class Config:
 def encode(name: str, array: NDArray[np.generic], datatype: str) -> Tensor:
     """Return `array` as a tensor of `datatype`, which its dtype must already be."""
     data = np.asarray(array, NUMPY_DTYPES[datatype]).tobytes()  # row-major, however it lies
+    return Tensor(name, datatype, array.shape, data)
+
+
+def lend(name: str, array: NDArray[np.generic], datatype: str) -> Tensor:
+    """Return what `encode` does, but `array`'s own memory, which then must not be changed."""
+    data = np.ascontiguousarray(array, NUMPY_DTYPES[datatype]).data.cast("B")
     return Tensor(name, datatype, array.shape, data)

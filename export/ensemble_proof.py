@@ -113,7 +113,7 @@ def _name_misses(reply: InferReply, record: ReleaseRecord, top_k: int) -> list[s
     misses = []
     if not np.array_equal(np.frombuffer(found["indices"].data, "<i8"), best.reshape(-1)):
         misses.append("indices are not those of the largest logits")
-    if strings(found["names"].data) != [name.encode() for name in named]:
+    if strings(bytes(found["names"].data)) != [name.encode() for name in named]:
         misses.append(f"names are not those of version {reply.version}: expected {_told(named)}")
     if given.shape != (best.size,) or np.abs(given - chosen.reshape(-1)).max() > 1e-5:
         misses.append("probabilities are not those of the logits")
