@@ -144,7 +144,7 @@ def rows(masks: Mapping[str, Tensor], classes: Tensor) -> dict[str, Tensor]:
 def _along(mask: Tensor, y: Tensor, axis: int) -> Tensor:
     """Return `mask` (n, channels) in a shape to be multiplied with `y`, channels on `axis`."""
     if axis == 1:
-        return mask[:, :, None, None]
+        return mask.unsqueeze(2).unsqueeze(3)
     return mask[:, None, :] if y.ndim == 3 else mask
 
 

@@ -5,7 +5,9 @@ on their values; then they are written in by name. So files of one architecture 
 only, and one file can be refilled instead of being exported again.
 """
 
+import gc
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import onnx
 import onnx_ir
@@ -38,9 +40,10 @@ def to_onnx(
         ExportError: a name of a weight is taken by something else in the graph.
     """
     names = served_names(graph)
-    structure = _exported(graph, inputs, outputs)
-    weights = _weights_to_inputs_(structure, names)
-    onnxscript.optimizer.optimize_ir(structure)
+    with _no_collection():
+        structure = _exported(graph, inputs, outputs)
+        weights = _weights_to_inputs_(structure, names)
+        onnxscript.optimizer.optimize_ir(structure)
     place_masks_(structure.graph)
     for i, constant in enumerate(list(structure.graph.initializers.values())):
         constant.name = f"constant_{i}"
@@ -72,6 +75,18 @@ def with_weights(file: bytes, graph: PlainGraph | GatedGraph) -> bytes | None:
             return None
         initializer.CopyFrom(tensor)
     return bytes(model.SerializeToString(deterministic=True))
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Collect no cycles meanwhile: to look through all of torch takes 0.3 s, and comes twice."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _exported(

@@ -1,5 +1,6 @@
 """ONNX files: the same bytes every time, and one structure for all weights."""
 
+import gc
 import hashlib
 import subprocess
 import sys
@@ -56,6 +57,27 @@ def test_refilling_gives_the_bytes_of_an_export(file: bytes) -> None:
     refilled = with_weights(file, PlainGraph(other, BAKED))
     assert refilled == plain(other)
     assert refilled != file
+
+
+@pytest.mark.parametrize("collected", [True, False])
+def test_the_collector_is_left_as_it_was(collected: bool) -> None:
+    (gc.enable if collected else gc.disable)()
+    try:
+        with pytest.raises(RuntimeError):
+            to_onnx(PlainGraph(fold_batchnorm(base()), BAKED), [], [])  # traced without its input
+        assert gc.isenabled() == collected
+    finally:
+        gc.enable()
+
+
+def test_no_cycles_are_collected_while_the_graph_is_traced() -> None:
+    collected: list[str] = []
+    gc.callbacks.append(lambda phase, _: collected.append(phase))
+    try:
+        plain(fold_batchnorm(base()))
+    finally:
+        gc.callbacks.pop()
+    assert collected.count("start") < 10  # folding and writing; 100 with the collector on
 
 
 def test_equal_weights_are_kept_apart(file: bytes) -> None:
