@@ -9,7 +9,7 @@ import typer
 
 from bandstop.cli import client_options as options
 from bandstop.cli.output import say
-from bandstop.cli.predict_ask import Outcome, classify, in_background
+from bandstop.cli.predict_ask import Outcome, classify
 from bandstop.cli.predict_files import files
 from bandstop.cli.predict_print import Csv, Json, Lines, Printer
 from bandstop.client import Client
@@ -67,7 +67,7 @@ def run(
         found = classify(
             client, files(images, b"\0" if null else b"\n"), tuple(forget or ()), top_k
         )
-        code = show(in_background(found), Json if as_json else Csv if as_csv else Lines)
+        code = show(found, Json if as_json else Csv if as_csv else Lines)
     if code:
         raise typer.Exit(code)
 

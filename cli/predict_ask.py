@@ -3,8 +3,6 @@
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
-from queue import Queue
-from threading import Thread
 
 from bandstop.cli.predict_files import Bad
 from bandstop.client import Client, ClientError, InvalidImage, NotFinite, Prediction, Refused
@@ -12,7 +10,6 @@ from bandstop.client import Client, ClientError, InvalidImage, NotFinite, Predic
 BAD_IMAGE = InvalidImage.exit_code
 # the model's own word on some images of a batch: the others are asked again, one by one
 OF_AN_IMAGE = (NotFinite, Refused)
-HELD = 256  # outcomes that are there and not shown yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,30 +91,6 @@ def classify(
         else:
             yield from source.bad()
             return
-
-
-def in_background(outcomes: Iterator[Outcome]) -> Iterator[Outcome]:
-    """Yield `outcomes`, which a thread goes through.
-
-    gRPC does not survive a KeyboardInterrupt in its own code: its channel may never close. Python
-    raises one in the main thread alone, which here does nothing but wait.
-    """
-    handed: Queue[Outcome | Exception | None] = Queue(HELD)
-
-    def work() -> None:
-        try:
-            for outcome in outcomes:
-                handed.put(outcome)
-        except Exception as error:  # it is raised by the one who waits
-            handed.put(error)
-        else:
-            handed.put(None)
-
-    Thread(target=work, daemon=True).start()
-    while (outcome := handed.get()) is not None:
-        if isinstance(outcome, Exception):
-            raise outcome
-        yield outcome
 
 
 def _alone(

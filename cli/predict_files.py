@@ -34,7 +34,7 @@ def files(given: Sequence[str], separator: bytes = b"\n") -> Iterator[str | Bad]
     """
     for path in given:
         if path == STDIN:
-            # unbuffered, since the lock of a buffer that is waited for would outlive the wait
+            # unbuffered: it gives what there is and does not wait for more
             raw: RawIOBase = sys.stdin.buffer.raw  # type: ignore[union-attr]
             for listed in entries(raw, separator):
                 yield from _below(listed) if isinstance(listed, str) else (listed,)

@@ -62,8 +62,9 @@ def failure(error: Exception, address: str) -> ClientError:
     """Return our error for whatever gRPC raised in a call to `address`."""
     if isinstance(error, grpc.RpcError):
         return translate(error.code(), error.details() or "", address)
-    # A ValueError or a UsageError is what gRPC says of a channel that was closed.
-    if "closed" in str(error).lower():
+    # A ValueError or a UsageError is what gRPC says of a channel that was closed; what is under way
+    # then, nobody but us has cancelled.
+    if "closed" in str(error).lower() or isinstance(error, grpc.FutureCancelledError):
         return ClientError(f"{address}: the client is closed")
     return BackendError(f"{address}: gRPC failed: {' '.join(str(error).split())[:500]}")
 

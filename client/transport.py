@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from threading import Thread
 from typing import Protocol, TypeVar
 
 import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from bandstop.client.channel import Tls, open_channel
-from bandstop.client.errors import ClientError
+from bandstop.client.errors import ClientError, Unavailable
 from bandstop.client.headers import Headers, sendable
 from bandstop.client.layout import ReplyReader
 from bandstop.client.messages import INFER, to_bytes, to_config, to_metadata
@@ -78,10 +79,9 @@ class GrpcTransport:
             headers: metadata sent with every call, such as a token; a function is asked each time.
         """
         self._address, self._headers = url, headers if callable(headers) else sendable(headers)
-        self._channel = open_channel(url, tls)
-        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
-        self._infer = self._channel.unary_unary(INFER)  # bytes there and back
+        self._tls, self._closed = tls, False
         self._replies = ReplyReader()
+        self._open()
 
     def ready(self, model: str, version: str, timeout: float) -> bool:
         """Return whether the server says that the model can be asked."""
@@ -105,33 +105,52 @@ class GrpcTransport:
     def start(self, request: InferRequest, timeout: float) -> Pending:
         """Begin an inference and do not wait for it."""
         call = self._call(self._infer.future, to_bytes(request), timeout)
-        return _GrpcPending(call, self._address, self._replies)
+        return _GrpcPending(call, self)
 
     def close(self) -> None:
         """Let go of the connection; calls under way fail."""
+        self._closed = True
         self._channel.close()
+
+    def read(self, call: grpc.Future) -> InferReply:
+        """Return what `call` comes to; raises ClientError where that is no reply."""
+        try:
+            return self._replies.read(call.result())
+        except (grpc.RpcError, grpc.FutureCancelledError) as error:
+            raise self._failure(error) from error
+
+    def _open(self) -> None:
+        self._channel = open_channel(self._address, self._tls)
+        self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
+        self._infer = self._channel.unary_unary(INFER)  # bytes there and back
 
     def _call(self, method: Callable[..., R], request: object, timeout: float) -> R:
         headers = sendable(self._headers()) if callable(self._headers) else self._headers
         try:
             return method(request, timeout=timeout, metadata=headers)
         except (grpc.RpcError, ValueError) as error:
-            raise failure(error, self._address) from error
+            raise self._failure(error) from error
+        except BaseException:
+            # Ctrl-C. If it struck while gRPC began the call, its count of calls is wrong: nobody
+            # may ever read the end of one, and close() waits for that. What others have under way
+            # on this channel they try again on the next.
+            Thread(target=self._channel.close, daemon=True).start()
+            self._open()
+            raise
+
+    def _failure(self, error: Exception) -> ClientError:
+        if not self._closed and isinstance(error, grpc.FutureCancelledError):
+            return Unavailable(f"{self._address}: the connection was broken off by an interruption")
+        return failure(error, self._address)
 
 
 @dataclass(frozen=True, slots=True)
 class _GrpcPending:
     call: grpc.Future
-    address: str
-    replies: ReplyReader
+    transport: GrpcTransport
 
     def result(self) -> InferReply:
-        try:
-            return self.replies.read(self.call.result())
-        except grpc.RpcError as error:
-            raise failure(error, self.address) from error
-        except grpc.FutureCancelledError as error:  # by us alone: the channel was closed
-            raise ClientError(f"{self.address}: the client is closed") from error
+        return self.transport.read(self.call)
 
     def cancel(self) -> None:
         self.call.cancel()
