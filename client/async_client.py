@@ -48,6 +48,7 @@ class AsyncClient:
         in_flight: int = 32,
         tls: Tls | None = None,
         headers: Headers = (),
+        shared_memory: bool = False,
         transport: AsyncTransport | None = None,
     ) -> None:
         """Prepare to ask `model`; nothing is sent yet.
@@ -61,12 +62,17 @@ class AsyncClient:
             in_flight: requests under way at the same time, over all calls; others wait.
             tls: as for Client.
             headers: as for Client.
+            shared_memory: as for Client.
             transport: used in place of gRPC, and closed with the client.
 
         Raises:
             InvalidInput: an argument out of its range.
         """
         check_settings(model, version, deadline, in_flight)
+        if transport is None and shared_memory:
+            from bandstop.client.shm import AioShmTransport  # few want it
+
+            transport = AioShmTransport(url, tls, headers, in_flight)
         self._transport = AioTransport(url, tls, headers) if transport is None else transport
         self._questions = Questions(model, version, always_forget)
         limit = Limit(deadline, url, model)

@@ -47,6 +47,7 @@ class Client:
         in_flight: int = 4,
         tls: Tls | None = None,
         headers: Headers = (),
+        shared_memory: bool = False,
         transport: Transport | None = None,
     ) -> None:
         """Prepare to ask `model`; nothing is sent yet.
@@ -64,12 +65,18 @@ class Client:
             tls: authorities, certificate and key; None with grpcs:// trusts the system's.
             headers: sent with every request, such as a token: a mapping, or a function that
                 returns one, asked for each request.
+            shared_memory: hand large batches to a server of the same host in shared memory; where
+                it does not take them so, they go by the wire.
             transport: used in place of gRPC, and closed with the client.
 
         Raises:
             InvalidInput: an argument out of its range.
         """
         check_settings(model, version, deadline, in_flight)
+        if transport is None and shared_memory:
+            from bandstop.client.shm import ShmTransport  # few want it
+
+            transport = ShmTransport(url, tls, headers, in_flight)
         self._transport = GrpcTransport(url, tls, headers) if transport is None else transport
         self._questions = Questions(model, version, always_forget)
         self._driver = Driver(self._transport, model, version, Limit(deadline, url, model))

@@ -5,7 +5,15 @@ from functools import lru_cache
 from tritonclient.grpc import service_pb2
 
 from bandstop.client.errors import ProtocolError
-from bandstop.client.wire import Config, InferReply, InferRequest, Metadata, Tensor, TensorSpec
+from bandstop.client.wire import (
+    Config,
+    InferReply,
+    InferRequest,
+    Metadata,
+    Place,
+    Tensor,
+    TensorSpec,
+)
 
 # The method of an inference, to be called with bytes.
 INFER = "/inference.GRPCInferenceService/ModelInfer"
@@ -23,12 +31,13 @@ def to_bytes(request: InferRequest) -> bytes:
     Messages of one type that follow each other are one message (protobuf, "Last One Wins"): what
     all requests for a model have in common is encoded once, the tensors' bytes are appended.
     """
-    ports = tuple([(tensor.name, tensor.datatype, tensor.shape) for tensor in request.inputs])
+    ports = tuple([(t.name, t.datatype, t.shape, t.place) for t in request.inputs])
     parts: list[bytes | memoryview] = [
         _without_tensors(request.model, request.version, ports, request.outputs)
     ]
     for tensor in request.inputs:
-        parts += (field_header(_CONTENTS, len(tensor.data)), tensor.data)
+        if tensor.place is None:
+            parts += (field_header(_CONTENTS, len(tensor.data)), tensor.data)
     return b"".join(parts)
 
 
@@ -36,12 +45,15 @@ def to_bytes(request: InferRequest) -> bytes:
 def _without_tensors(
     model: str,
     version: str,
-    ports: tuple[tuple[str, str, tuple[int, ...]], ...],
+    ports: tuple[tuple[str, str, tuple[int, ...], Place | None], ...],
     outputs: tuple[str, ...],
 ) -> bytes:
     message = service_pb2.ModelInferRequest(model_name=model, model_version=version)
-    for name, datatype, shape in ports:
-        message.inputs.add(name=name, datatype=datatype, shape=shape)
+    for name, datatype, shape, place in ports:
+        tensor = message.inputs.add(name=name, datatype=datatype, shape=shape)
+        if place is not None:
+            tensor.parameters["shared_memory_region"].string_param = place.region
+            tensor.parameters["shared_memory_byte_size"].int64_param = place.size
     for name in outputs:
         message.outputs.add(name=name)
     return bytes(message.SerializeToString())

@@ -13,13 +13,24 @@ NUMPY_DTYPES = {datatype: np.dtype(code) for datatype, code in DTYPES.items()}
 
 
 # Named tuples, here and below: each request makes several, in a fifth of a frozen dataclass's time.
+class Place(NamedTuple):
+    """Where a tensor's bytes lie: from the beginning of shared memory that the server knows."""
+
+    region: str
+    size: int
+
+
 class Tensor(NamedTuple):
-    """A named tensor as sent: its type as the server writes it, its bytes row-major."""
+    """A named tensor as sent: its type as the server writes it, its bytes row-major.
+
+    One that has a `place` has its bytes there and no `data`.
+    """
 
     name: str
     datatype: str
     shape: tuple[int, ...]
     data: bytes | memoryview
+    place: Place | None = None
 
 
 class InferRequest(NamedTuple):
