@@ -77,7 +77,7 @@ def conversation(request: InferRequest, regions: Regions) -> Steps[InferReply]:
     try:
         reply = _reply((yield Send(_placed(request, region))))
     except (InvalidInput, NotFound, BackendError) as error:
-        if "shared memory" not in str(error):
+        if region.name not in str(error):
             regions.drop(region)
             raise
         regions.lose(region)

@@ -20,8 +20,8 @@ pytestmark = pytest.mark.triton
 LABELS = tuple(f"class {i}" for i in range(10))
 
 
-def write_repository(root: Path) -> Path:
-    """A baked model `rows`: the logits are the image's first ten pixels."""
+def write_repository(root: Path, side: int = 4) -> Path:
+    """A baked model `rows`: the logits are the first ten pixels of an image `side` wide."""
     folder = root / "rows"
     (folder / "1").mkdir(parents=True)
     nodes = [
@@ -32,14 +32,14 @@ def write_repository(root: Path) -> Path:
     graph = helper.make_graph(
         nodes,
         "rows",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 3, 4, 4])],
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 3, side, side])],
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 10])],
         [onnx.numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     onnx.save(model, folder / "1" / "model.onnx")
     preprocess = {
-        "size": [4, 4], "channels": 3, "mean": [0.0] * 3, "std": [1.0] * 3, "resize": None,
+        "size": [side, side], "channels": 3, "mean": [0.0] * 3, "std": [1.0] * 3, "resize": None,
         "interpolation": "nearest", "input": "float32",
     }  # fmt: skip
     parameters = {
@@ -50,7 +50,7 @@ def write_repository(root: Path) -> Path:
     }
     (folder / "config.pbtxt").write_text(
         'name: "rows"\nbackend: "onnxruntime"\nmax_batch_size: 8\n'
-        'input [ { name: "image" data_type: TYPE_FP32 dims: [3, 4, 4] } ]\n'
+        f'input [ {{ name: "image" data_type: TYPE_FP32 dims: [3, {side}, {side}] }} ]\n'
         'output [ { name: "logits" data_type: TYPE_FP32 dims: [10] } ]\n'
         + "".join(
             f'parameters {{ key: "{key}" value: {{ string_value: {json.dumps(value)} }} }}\n'
