@@ -29,11 +29,13 @@ class Side:
         models: one for all classes, or one for each class in turn.
         gated: whether a request names the class.
         floats: whether images are given as float32 (c, h, w), not uint8 (h, w, c) as decoders do.
+        shared: whether they are handed over in shared memory.
     """
 
     models: tuple[str, ...]
     gated: bool = True
     floats: bool = False
+    shared: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,7 @@ class Job:
         in_flight: requests under way.
         requests: of a side in a round, over ten classes.
         rounds: of all sides.
+        headers: of the requests; a server may want a token from who shares memory.
     """
 
     url: str
@@ -57,6 +60,7 @@ class Job:
     in_flight: int
     requests: int
     rounds: int = 7
+    headers: tuple[tuple[str, str], ...] = ()
 
 
 def rates(job: Job) -> list[list[float]]:
@@ -74,10 +78,17 @@ def ratio(ours: Sequence[float], reference: Sequence[float]) -> float:
 
 async def _all(job: Job) -> list[list[float]]:
     pixels = np.random.default_rng(0).integers(0, 256, (_IMAGES, *job.shape), np.uint8)
-    names = sorted({name for side in job.sides for name in side.models})
+    asked = sorted({(name, side.shared) for side in job.sides for name in side.models})
     clients = {
-        name: AsyncClient(job.url, name, deadline=_DEADLINE_S, in_flight=job.in_flight)
-        for name in names
+        (name, shared): AsyncClient(
+            job.url,
+            name,
+            deadline=_DEADLINE_S,
+            in_flight=job.in_flight,
+            headers=job.headers,
+            shared_memory=shared,
+        )
+        for name, shared in asked
     }
     given = {
         False: pixels,
@@ -96,12 +107,15 @@ async def _all(job: Job) -> list[list[float]]:
 
 
 async def _rate(
-    job: Job, side: Side, clients: dict[str, AsyncClient], pixels: NDArray[np.generic]
+    job: Job,
+    side: Side,
+    clients: dict[tuple[str, bool], AsyncClient],
+    pixels: NDArray[np.generic],
 ) -> float:
     async def worker(first: int) -> None:
         for i in range(first, job.requests, job.in_flight):
             images = [pixels[(i + k) % _IMAGES] for k in range(job.batch)]
-            client = clients[side.models[i % len(side.models)]]
+            client = clients[side.models[i % len(side.models)], side.shared]
             await client.logits(images, i % 10 if side.gated else None)
 
     started = time.perf_counter()
@@ -113,8 +127,10 @@ async def _rate(
 
 def _read(text: str) -> Job:
     values = json.loads(text)
-    sides = tuple(Side(tuple(s["models"]), s["gated"], s["floats"]) for s in values["sides"])
-    return Job(**{**values, "sides": sides, "shape": tuple(values["shape"])})
+    sides = tuple(Side(**{**side, "models": tuple(side["models"])}) for side in values["sides"])
+    headers = tuple((name, value) for name, value in values["headers"])
+    known = {"sides": sides, "shape": tuple(values["shape"]), "headers": headers}
+    return Job(**{**values, **known})
 
 
 if __name__ == "__main__":

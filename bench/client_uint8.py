@@ -1,4 +1,4 @@
-"""What uint8 input gains: 224x224 in batches of eight, on a network small beside its input."""
+"""What uint8 input and shared memory gain: 224x224 in batches of eight, on a small network."""
 
 import tempfile
 from pathlib import Path
@@ -23,7 +23,10 @@ _SPECS = (
 
 
 def measured() -> dict[str, object]:
-    """Return images per second of both, asked with images as a decoder gives them."""
+    """Return images per second of both, asked with images as a decoder gives them.
+
+    Ratios of shared memory are those to the same by the wire.
+    """
     with tempfile.TemporaryDirectory(prefix="bs-") as place:
         say("bench client: exports a network for 224x224 with float32 and with uint8 input")
         folder = Path(place)
@@ -31,12 +34,28 @@ def measured() -> dict[str, object]:
         repo = publish_all(artifact, _SPECS, folder, ServingRecord(queue_timeout_us=0))
         with start(repo) as server:
             say("bench client: uint8 against float32 input")
-            sides = (Side(("bytes",)), Side(("floats",)), Side(("floats",), floats=True))
-            job = Job(server.url, sides, (224, 224, 3), BATCH, IN_FLIGHT, REQUESTS, ROUNDS)
-            ours, converted, ready = rates(job)
+            job = Job(
+                server.url,
+                (
+                    Side(("bytes",)),
+                    Side(("floats",)),
+                    Side(("floats",), floats=True),
+                    Side(("bytes",), shared=True),
+                    Side(("floats",), shared=True),
+                ),
+                (224, 224, 3),
+                BATCH,
+                IN_FLIGHT,
+                REQUESTS,
+                ROUNDS,
+                server.headers,
+            )
+            ours, converted, ready, shared, shared_floats = rates(job)
     return {
         "uint8_throughput_ratio": ratio(ours, converted),
         "uint8_against_ready_floats": ratio(ours, ready),
+        "shared_memory_throughput_ratio": ratio(shared, ours),
+        "shared_memory_float32_ratio": ratio(shared_floats, converted),
         "uint8_images_per_s": round(median(ours)),
         "float32_images_per_s": round(median(converted)),
     }
