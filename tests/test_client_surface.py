@@ -36,7 +36,7 @@ def test_the_examples_of_the_documentation_run(
     ]
     assert printed[: len(told)] == told
     assert "no class 'unicorn'; expected one of 5 names" in printed[len(told)]
-    assert len(EXAMPLES) == 7
+    assert len(EXAMPLES) == 8
 
 
 def public(kind: type) -> dict[str, inspect.Signature | None]:
