@@ -6,7 +6,8 @@ import os
 import platform
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -58,7 +59,8 @@ def library_versions() -> dict[str, str]:
 def refuse_existing(out: Path) -> None:
     """Raise InputError when something is at `out`, or its parent is no folder or not to be changed.
 
-    A file too many would make an artifact or a release one that no longer verifies.
+    A file too many would make an artifact or a release one that no longer verifies. Whether the
+    parent can be written is tried with a file without a name, so that it is said before the work.
     """
     _refuse_taken(out)
     for pair in _WHOLE:
@@ -66,6 +68,8 @@ def refuse_existing(out: Path) -> None:
             raise InputError(
                 f"output {out} is inside an artifact or a release; choose another path"
             )
+    with _said_of(out), tempfile.TemporaryFile(dir=out.resolve().parent):
+        pass
 
 
 def _refuse_taken(out: Path) -> None:
@@ -75,13 +79,25 @@ def _refuse_taken(out: Path) -> None:
         raise InputError(f"output {out}: its parent folder does not exist; create it first")
 
 
+@contextmanager
+def _said_of(out: Path) -> Iterator[None]:
+    """Say what the system refuses beside `out` by that name, not by a temporary one."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"output {out}: nothing can be written into its folder ({error.strerror}); "
+            "choose another path"
+        ) from error
+
+
 def write_folder(out: Path, files: Mapping[str, bytes]) -> None:
     """Write `files` (name -> content) as the new folder `out`, which appears whole or not at all.
 
     A name may have folders in front, as `plots/loss.json`.
 
     Raises:
-        InputError: `out` exists already, or its parent does not.
+        InputError: `out` exists already, or its parent does not or takes no file.
     """
 
     def fill(folder: Path) -> None:
@@ -96,7 +112,7 @@ def write_file(out: Path, content: bytes) -> None:
     """Write `content` as the new file `out`, which appears whole or not at all.
 
     Raises:
-        InputError: `out` exists already, or its parent does not.
+        InputError: `out` exists already, or its parent does not or takes no file.
     """
     _refuse_taken(out)
     replace_file(out, content)
@@ -105,7 +121,8 @@ def write_file(out: Path, content: bytes) -> None:
 def replace_file(out: Path, content: bytes) -> None:
     """Write `content` as the file `out`, which is the old one or the new one at any moment."""
     parent = out.resolve().parent
-    handle, name = tempfile.mkstemp(prefix=f".{out.name}.", dir=parent)
+    with _said_of(out):
+        handle, name = tempfile.mkstemp(prefix=f".{out.name}.", dir=parent)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -120,7 +137,8 @@ def replace_file(out: Path, content: bytes) -> None:
 
 def _appear(out: Path, fill: Callable[[Path], None]) -> None:
     refuse_existing(out)
-    staged = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.resolve().parent))
+    with _said_of(out):
+        staged = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.resolve().parent))
     try:
         fill(staged)
         staged.chmod(0o755)

@@ -85,6 +85,30 @@ def test_an_output_without_a_parent_is_refused(tmp_path: Path) -> None:
     refuse_existing(tmp_path / "out")
 
 
+PROC = Path("/proc")  # takes no file, whoever asks
+
+
+@pytest.mark.skipif(not PROC.is_dir(), reason="needs Linux")
+def test_a_folder_that_takes_no_file_is_told_by_the_name_that_was_given() -> None:
+    ways: list[Callable[[Path], object]] = [
+        refuse_existing,
+        lambda out: write_folder(out, FILES),
+        lambda out: write_file(out, b"new"),
+        lambda out: replace_file(out, b"new"),
+    ]
+    for way in ways:
+        with pytest.raises(InputError, match=r"output /proc/out: nothing can be written") as told:
+            way(PROC / "out")
+        assert ".out." not in str(told.value)
+
+
+def test_trying_whether_a_folder_takes_a_file_leaves_none(tmp_path: Path) -> None:
+    before = tmp_path.stat().st_mtime_ns
+    refuse_existing(tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+    assert tmp_path.stat().st_mtime_ns == before
+
+
 def test_json_has_one_spelling() -> None:
     assert canonical_json({"b": [1, 2.5, None], "a": "ü"}) == canonical_json(
         {"a": "ü", "b": (1, 2.5, None)}
