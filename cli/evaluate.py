@@ -10,26 +10,23 @@ import typer
 from bandstop.cli.device import HELP, device_of
 from bandstop.cli.evaluate_parts import (
     command_line,
-    costs_of,
     insertion_curves,
     notes_in,
     settings_digest,
 )
-from bandstop.cli.evaluate_source import Named, load_compared, on_device
+from bandstop.cli.evaluate_source import Compared, Named, load_compared, on_device
+from bandstop.cli.evaluate_told import costs_of, parity_of
 from bandstop.cli.output import say, show
 from bandstop.edit.errors import InputError
 from bandstop.edit.evaluation.assemble import About, evaluation_of
-from bandstop.edit.evaluation.evaluate import evaluate, subject_of, world_of
+from bandstop.edit.evaluation.evaluate import REFERENCES, evaluate, subject_of, world_of
 from bandstop.edit.evaluation.folder import files
 from bandstop.edit.evaluation.observed import case_of
 from bandstop.edit.evaluation.records import Evaluation
 from bandstop.edit.evaluation.tasks import TASKS
 from bandstop.edit.evaluation.trackers import to_mlflow, to_tensorboard
 from bandstop.edit.seeds import MAX_SEED
-from bandstop.edit.storage import (
-    refuse_existing,
-    write_folder,
-)
+from bandstop.edit.storage import refuse_existing, write_folder
 
 app = typer.Typer(add_completion=False)
 PACKS = ("cheap", "full")
@@ -70,6 +67,13 @@ def run(
         Path | None,
         typer.Option("--run", help="What unlearn --json printed, for time and memory."),
     ] = None,
+    retrain_run: Annotated[
+        Path | None,
+        typer.Option(help="What unlearn retrain --json printed, for the time that it took."),
+    ] = None,
+    release: Annotated[
+        Path | None, typer.Option(help="What export wrote of the artifact, for its parity.")
+    ] = None,
     cache: Annotated[
         Path | None,
         typer.Option(help="A folder that keeps each network's figures, for further artifacts."),
@@ -102,10 +106,13 @@ def run(
     if partial.exists() and not resume:
         raise InputError(f"{partial} is left of an interrupted run; say --resume or remove it")
     names = _chosen(pack, only)
-    runtime = costs_of(edit_run)
+    runtime = costs_of(edit_run, retrain_run)
     where = device_of(device)
     named = Named(artifact, data, forget, original, retrained, retrain, seed, trust_factory)
     compared = load_compared(named, where)
+    if only is not None:
+        _refuse_idle(names, compared)
+    parity = parity_of(release, compared)
     notes = notes_in(cache, partial, settings_digest(compared, seed, relearn_cap))
     started = time.perf_counter()
     case = case_of(compared.data, compared.request, most=_MOST, seed=seed)
@@ -127,6 +134,7 @@ def run(
         data,
         command_line(named, out, pack, only, relearn_cap),
         runtime.model_copy(update={"evaluate_seconds": seconds, "device": where}),
+        parity,
     )
     masks = None if compared.artifact.gates is None else compared.artifact.gates.masks
     evaluation = evaluation_of(about, subjects, world, found, masks=masks, curves=curves)
@@ -151,8 +159,23 @@ def _chosen(pack: str, only: str | None) -> set[str]:
     names = {part.strip() for part in only.split(",")}
     unknown = sorted(names - known.keys())
     if unknown:
-        raise InputError(f"--metrics: no {', '.join(unknown)}; expected some of {', '.join(known)}")
+        told = ", ".join(name or "''" for name in unknown)
+        raise InputError(f"--metrics: no {told}; expected some of {', '.join(known)}")
     return names
+
+
+def _refuse_idle(names: set[str], compared: Compared) -> None:
+    """Refuse metrics that were asked for by name and apply to no network."""
+    there = [name for name in REFERENCES if name in compared.networks]
+    lacking = {t.name: t.lacks(there, compared.request) for t in TASKS if t.name in names}
+    if INSERTION in names and compared.artifact.gates is None:
+        lacking[INSERTION] = "masks, as wf-net makes them"
+    told = [f"{name} needs {what}" for name, what in lacking.items() if what]
+    if told:
+        raise InputError(
+            f"--metrics: {'; '.join(told)} (see --original, --retrained); leave out what cannot "
+            "be measured"
+        )
 
 
 def _summary(out: Path, evaluation: Evaluation) -> dict[str, object]:

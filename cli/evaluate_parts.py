@@ -1,6 +1,5 @@
 """The parts of `bandstop evaluate` that are neither measured nor shown."""
 
-import json
 import shlex
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -15,7 +14,7 @@ from bandstop.edit.evaluation.evaluate import REFERENCES, Notes
 from bandstop.edit.evaluation.insertion import Curves, insertion
 from bandstop.edit.evaluation.observed import sample
 from bandstop.edit.evaluation.oracle import fingerprint
-from bandstop.edit.evaluation.record_parts import RuntimeRecord, SubjectName
+from bandstop.edit.evaluation.record_parts import SubjectName
 from bandstop.edit.evaluation.tasks import World
 from bandstop.edit.storage import (
     canonical_json,
@@ -26,24 +25,6 @@ from bandstop.edit.storage import (
 )
 
 _INSERTION_IMAGES = 200  # of each class: every point of four curves asks them all
-
-
-def costs_of(edit_run: Path | None) -> RuntimeRecord:
-    """Return what the JSON of `bandstop unlearn` says of its costs.
-
-    Raises:
-        InputError: it is no such JSON.
-    """
-    if edit_run is None:
-        return RuntimeRecord()
-    try:
-        told = json.loads(edit_run.read_text())
-        costs = {key: told[key] for key in ("unlearn_seconds", "peak_memory_mb") if key in told}
-        return RuntimeRecord(**costs)
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(
-            f"--run {edit_run}: expected the JSON that bandstop unlearn --json prints"
-        ) from error
 
 
 def insertion_curves(
@@ -88,8 +69,9 @@ def notes_in(cache: Path | None, partial: Path, settings: str) -> Notes:
     try:
         folder.mkdir(parents=cache is not None, exist_ok=True)
     except OSError as error:
+        where = f"--out: {folder}" if cache is None else f"--cache {cache}"
         raise InputError(
-            f"--cache {cache}: not a folder that can be written ({error.strerror}); choose another"
+            f"{where}: not a folder that can be written ({error.strerror}); choose another"
         ) from error
     return Notes(folder, settings)
 

@@ -1,6 +1,7 @@
 """`bandstop evaluate` and `bandstop compare`: from artifacts on disk to evidence on disk."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from bandstop.edit.data import load_data
 from bandstop.edit.evaluation import evaluate as engine
 from bandstop.edit.evaluation.records import Evaluation, read_metrics
 from bandstop.edit.train import Recipe, train, without_classes
+from bandstop.export.record_files import load_release
 
 DATA = load_data("digits", seed=3)
 ARCH = Arch("bandstop:resnet", {"width": 12, "blocks": "1-1"})
@@ -39,6 +41,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("mask", "logit-mask", ["--forget", "5"]),
         ("svd", "svd", ["--forget", "5"]),
         ("svd-1", "svd", ["--forget", "5", "--seed", "1"]),
+        ("head", "svd-head", ["--forget", "5"]),
         ("both", "logit-mask", ["--forget", "5,6"]),
         ("gates", "wf-net", ["--set", "steps=20"]),
         ("images", "l2ul", [*quick_options(quick), "--instances", str(root / "list.txt")]),
@@ -68,8 +71,10 @@ def svd(made: Path) -> Path:
     out = made / "evidence-svd"
     run = made / "run.json"
     run.write_text('{"unlearn_seconds": 2.5, "peak_memory_mb": 300.0}')
+    (made / "retrain.json").write_text('{"unlearn_seconds": 25.0, "peak_memory_mb": 1.0}')
     more = ("--pack", "full", "--relearn-cap", "2", "--run", str(run))
-    assert evaluate(made, "svd", out, *compared(made), *more) == 0
+    instead = ("--retrain-run", str(made / "retrain.json"))
+    assert evaluate(made, "svd", out, *compared(made), *more, *instead) == 0
     return out
 
 
@@ -92,6 +97,9 @@ def test_every_network_is_measured_and_the_folder_is_whole(svd: Path) -> None:
     assert original["cka_original"] == pytest.approx(1, abs=1e-6)
     assert values(found, "retrained").keys() >= {"probe_acc", "relearn_epochs", "cka_original"}
     assert {m for m in edited if m not in found.metrics} == set()
+    assert edited["peak_memory_mb"] == 300
+    page = (svd / "report.html").read_text()
+    assert re.search(r"Times faster\W.{0,20}?10\.0", page, re.DOTALL)
     kept = sorted(str(p.relative_to(svd)) for p in svd.rglob("*") if p.is_file())
     assert {"metrics.json", "params.yaml", "report.html", "plots/per_class.json"} <= set(kept)
     assert not (svd.parent / "evidence-svd.partial").exists()
@@ -237,6 +245,16 @@ def test_the_retrained_network_is_made_once_as_the_original_was(
         ("images", ["--forget", "5"], "images of --forget 5 are not among them"),
         ("svd", ["--pack", "huge"], "expected cheap or full"),
         ("svd", ["--metrics", "accuracy,magic"], "no magic; expected some of accuracy"),
+        ("svd", ["--metrics", ""], "no ''; expected some of accuracy"),
+        ("svd", ["--metrics", "accuracy,relearn"], "relearn needs the original network (see"),
+        (
+            "svd",
+            ["--metrics", "loss,divergence"],
+            "loss needs the original network; divergence needs the retrained network",
+        ),
+        ("svd", ["--metrics", "cka"], "cka needs the original or the retrained network"),
+        ("svd", ["--metrics", "insertion"], "insertion needs masks"),
+        ("images", ["--metrics", "probe"], "probe needs forgotten classes"),
         ("svd", ["--retrained", "base.safetensors"], "trained without no class"),
         ("svd", ["--retrained", "wide.safetensors"], "not of the artifact's kind: network is"),
         ("svd", ["--retrained", "mask"], "expected an artifact of retrain"),
@@ -244,7 +262,12 @@ def test_the_retrained_network_is_made_once_as_the_original_was(
         ("svd", ["--original", "never.safetensors"], "made of another network"),
         ("svd", ["--original", "nothing.safetensors"], "no such file"),
         ("svd", ["--cache", "list.txt"], "not a folder that can be written"),
-        ("svd", ["--run", "list.txt"], "that bandstop unlearn --json prints"),
+        ("svd", ["--run", "list.txt"], "--run list.txt: expected the JSON that bandstop unlearn"),
+        ("svd", ["--run", "deep.json"], "that bandstop unlearn --json prints"),
+        ("svd", ["--run", "array.json"], "that bandstop unlearn --json prints"),
+        ("svd", ["--run", "other.json"], "that bandstop unlearn --json prints"),
+        ("svd", ["--retrain-run", "array.json"], "--retrain-run array.json: expected"),
+        ("svd", ["--release", "nothing"], "--release nothing: expected the folder that bandstop"),
         ("base.safetensors", [], "expected the folder that bandstop unlearn wrote"),
         ("svd", ["--data", "imagefolder:nowhere"], "nowhere"),
         ("svd", ["--device", "abacus"], "expected auto, cpu or cuda"),
@@ -275,6 +298,9 @@ def others(made: Path) -> None:
     """Write checkpoints that do not belong to the artifacts, once."""
     if (made / "wide.safetensors").exists():
         return
+    (made / "deep.json").write_text("[" * 100_000)
+    (made / "array.json").write_text("[1]")
+    (made / "other.json").write_text('{"method": "svd"}')
     wide = Arch("bandstop:resnet", {"width": 16, "blocks": "1-1"})
     seen, prep = without_classes(DATA, (5,)), DATA.preprocess
     for name, arch, seed in (("wide", wide, 3), ("other-split", ARCH, 4)):
@@ -320,6 +346,62 @@ def test_seeds_of_a_method_become_one_line_of_a_comparison(
     assert evaluate(made, "both", both, "--metrics", "accuracy") == 0
     assert main(["compare", folders[0], str(both)]) == 2
     assert "are of different" in capsys.readouterr().err
+
+
+def test_a_folder_in_the_way_of_the_notes_is_told_as_the_output(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "evidence.partial").write_text("")
+    assert evaluate(made, "svd", tmp_path / "evidence", "--resume") == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"error: --out: {tmp_path}/evidence.partial: not a folder that can be")
+
+
+def test_the_parity_of_a_release_is_among_the_figures_of_its_artifact(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    releases = {name: tmp_path / f"release-{name}" for name in ("mask", "gates")}
+    export = ["--mode", "baked", "--out"]
+    assert main(["export", str(made / "mask"), *export, str(releases["mask"])]) == 0
+    only = ["--forget", "6", *export, str(releases["gates"])]
+    assert main(["export", str(made / "gates"), *only]) == 0
+    capsys.readouterr()
+    accuracy = ("--metrics", "accuracy", "--release")
+    out = tmp_path / "evidence"
+    assert evaluate(made, "mask", out, *accuracy, str(releases["mask"])) == 0
+    found = read_metrics(out)
+    parity = load_release(releases["mask"]).record.parity
+    own = found.subjects["edited"]["parity_max_abs"]
+    assert (own.value, own.n) == (parity.max_abs, parity.compared)
+    assert 0 < own.value < 1e-3
+    for artifact, asked, release, told in (
+        ("svd", [], "mask", "exported from another artifact"),
+        ("gates", ["--forget", "5"], "gates", "forgets other classes than --forget"),
+    ):
+        capsys.readouterr()
+        more = (*asked, *accuracy, str(releases[release]))
+        assert evaluate(made, artifact, tmp_path / "none", *more) == 2
+        assert told in capsys.readouterr().err
+    more = ("--forget", "6", *accuracy, str(releases["gates"]))
+    assert evaluate(made, "gates", tmp_path / "row", *more) == 0
+    (releases["mask"] / "labels.txt").write_text("")
+    assert evaluate(made, "mask", tmp_path / "none", *accuracy, str(releases["mask"])) == 5
+    assert not (tmp_path / "none").exists()
+
+
+def test_the_gate_stops_an_edit_of_the_head_alone(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "evidence"
+    measured = "accuracy,loss,probe,cka,bn-reestimate,relearn"
+    more = ("--metrics", measured, "--relearn-cap", "2", *compared(made))
+    assert evaluate(made, "head", out, *more) == 0
+    assert values(read_metrics(out), "edited")["test_forget_acc"] <= 0.1  # or so it seems
+    capsys.readouterr()
+    assert main(["gate", str(out)]) == 3
+    told = capsys.readouterr()
+    assert "cka_original 1, at most" in told.err
+    assert "not measured" not in told.err
 
 
 def test_the_gate_stops_what_only_hides(

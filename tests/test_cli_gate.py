@@ -135,7 +135,7 @@ def test_without_a_retrained_network_its_rules_are_missed(tmp_path: Path, capsys
 
 
 def test_nothing_judged_is_missed(metrics: str, capsys: Out) -> None:
-    text = "rules: [{metric: ulira_auc, max: 0.6, required: false}]"
+    text = "rules: [{metric: insertion_auc, max: 0.6, required: false}]"
     assert main(["gate", metrics, *own(metrics, text)]) == 3
     assert capsys.readouterr().err == (
         "error: gate missed: no rule could be judged of edited, all were skipped\n"
@@ -174,6 +174,7 @@ def test_wrong_usage_is_one_line_and_exits_with_two(
     ("text", "said"),
     [
         ("rules: [{metric: prob_acc, max: 1}]", "expected, say, probe_acc"),
+        ("rules: [{metric: ulira_auc, max: 1}]", "no metric 'ulira_auc'"),  # of the bench alone
         ("rules: [{metric: probe_acc, maximum: 1}]", "maximum: Extra inputs"),
         ("{", "not readable YAML"),
     ],

@@ -39,6 +39,7 @@ class About:
         data: as the user named it.
         command: repeats the evaluation.
         runtime: what the edit and the evaluation cost.
+        parity: of the exported file, where there is one.
     """
 
     manifest: Manifest
@@ -46,6 +47,7 @@ class About:
     data: str
     command: str
     runtime: RuntimeRecord
+    parity: Measure | None = None
 
 
 def evaluation_of(
@@ -72,6 +74,8 @@ def evaluation_of(
     if curves is not None:
         measures["edited"] |= curves.areas
     _add_costs_(measures["edited"], about.runtime)
+    if about.parity is not None:
+        measures["edited"]["parity_max_abs"] = about.parity
     known = metrics(len(names))
     keys = {key for of in measures.values() for key in of}
     return Evaluation(

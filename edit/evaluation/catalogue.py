@@ -121,15 +121,6 @@ _MEMBERSHIP: Mapping[str, Metric] = {
         "members (arXiv 2205.08096).",
         weak=True,
     ),
-    "ulira_auc": Metric(
-        "U-LiRA",
-        "closest",
-        0.5,
-        "How well shadow networks tell, image by image, this unlearning from retraining "
-        "(arXiv 2403.01218).",
-        chance=0.5,
-        unit="score",
-    ),
     "cmia_auc": Metric(
         "members by neighbouring classes",
         "closest",

@@ -1,6 +1,6 @@
 """The measurements that an evaluation is made of: one row each, with what it needs and costs."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -18,6 +18,7 @@ from bandstop.edit.evaluation.relearn import relearn_epochs
 from bandstop.edit.evaluation.retain_tune import retain_tune_acc
 from bandstop.edit.evaluation.tow import tow, tow_mia
 from bandstop.edit.images import ImageSet
+from bandstop.edit.request import ForgetRequest
 
 Reference = Literal["original", "retrained"]
 Pack = Literal["cheap", "full"]
@@ -69,6 +70,7 @@ class Task:
         run: measures a network.
         pack: cheap ones take seconds, the full pack minutes.
         needs: the reference networks without which it is not defined.
+        either: whether it needs one of them, whichever is there.
         classes_only: whether it is defined for forgotten classes only, not for single images.
     """
 
@@ -76,14 +78,23 @@ class Task:
     run: Callable[[Subject, World], Found]
     pack: Pack = "cheap"
     needs: frozenset[Reference] = frozenset()
+    either: bool = False
     classes_only: bool = False
+
+    def lacks(self, references: Collection[str], request: ForgetRequest) -> str:
+        """Return what is missing to measure this of any network; empty where nothing is."""
+        if self.classes_only and not request.classes:
+            return "forgotten classes, got single images"
+        missing = sorted(self.needs.difference(references))
+        if missing:
+            return f"the {' and the '.join(missing)} network"
+        return "" if references or not self.either else "the original or the retrained network"
 
     def applies(self, subject: str, world: World) -> bool:
         """Return whether this can be measured of a network; retrained has no gap to itself."""
         if subject == "retrained" and "retrained" in self.needs:
             return False
-        there = self.needs <= world.references.keys()
-        return there and bool(world.case.classes or not self.classes_only)
+        return not self.lacks(world.references, world.case.request)
 
 
 def _accuracy(subject: Subject, world: World) -> Found:
@@ -185,7 +196,7 @@ TASKS: tuple[Task, ...] = (
     Task("loss", _loss, needs=_ORIGINAL),
     Task("probe", _probe, classes_only=True),
     Task("prototypes", _prototypes, classes_only=True),
-    Task("cka", _features),
+    Task("cka", _features, either=True),
     Task("bn-reestimate", _batchnorm),
     Task("mia-svc", _confidence, classes_only=True),
     Task("mia-entropy", _entropy),
