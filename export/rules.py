@@ -9,8 +9,11 @@ from bandstop.export.errors import GraphNotAllowed
 from bandstop.export.onnx_file import BATCH_AXIS, MAX_IR_VERSION, OPSET
 from bandstop.export.precision_record import Precision
 from bandstop.export.record import TensorRecord
+from bandstop.export.rules_fields import strange_fields
+from bandstop.export.rules_gates import gates_left
 from bandstop.export.rules_precision import MORE_OPS, imprecise
-from bandstop.export.rules_structure import metadata, sizes, unused
+from bandstop.export.rules_sizes import oversized, sizes
+from bandstop.export.rules_structure import metadata, unused
 from bandstop.export.rules_tensors import external, not_finite, unreadable
 
 # stateless, without control flow, randomness, strings or host access
@@ -27,11 +30,6 @@ ALLOWED_OPS = frozenset(
     )
     for op in line.split()
 )
-_NUMBERS = (
-    *(TensorProto.FLOAT, TensorProto.FLOAT16),
-    *(TensorProto.INT8, TensorProto.UINT8, TensorProto.UINT16),
-)
-_WIDENS = "DequantizeLinear"  # gives the same numbers in another form
 _LINE = 400  # characters of a violation
 _ONNX_TYPES = {"FP32": TensorProto.FLOAT, "UINT8": TensorProto.UINT8, "INT64": TensorProto.INT64}
 
@@ -81,10 +79,11 @@ def violations(
         *unused(model.graph),
         *sizes(model.graph),
         *metadata(model),
+        *strange_fields(model),
     ]
     if not gated:
-        broken += _gates_left(model.graph, num_classes=outputs[0].shape[0])
-    return _shown(broken or _checker(model))
+        broken += gates_left(model.graph, num_classes=outputs[0].shape[0])
+    return _shown(broken or [*_checker(model)] or oversized(model))
 
 
 def _shown(lines: Iterable[str]) -> list[str]:
@@ -122,7 +121,11 @@ def _nodes(graph: onnx.GraphProto, allowed: Collection[str]) -> Iterator[str]:
 def _is_neutral(node: onnx.NodeProto, constants: dict[str, TensorProto]) -> bool:
     """Return whether a BatchNormalization has mean 0 and variance 1, so only scales and shifts."""
     wanted = dict(zip(node.input[3:5], (0.0, 1.0), strict=False))
-    return len(wanted) == 2 and all(
+    # in training it would take the statistics of the batch instead, and give them as more outputs
+    trains = any(a.name == "training_mode" and a.i for a in node.attribute)
+    if trains or len(node.output) != 1 or len(wanted) != 2:
+        return False
+    return all(
         name in constants and bool((numpy_helper.to_array(constants[name]) == value).all())
         for name, value in wanted.items()
     )
@@ -143,24 +146,6 @@ def _signature(
             yield f"{kind} {value.name}: type {name}, expected {tensor.dtype}"
         if shape != [BATCH_AXIS, *tensor.shape]:
             yield f"{kind} {value.name}: shape {shape}, expected {[BATCH_AXIS, *tensor.shape]}"
-
-
-def _gates_left(graph: onnx.GraphProto, num_classes: int) -> Iterator[str]:
-    """Name what looks like a table of gates: a row a class, looked up or multiplied on."""
-    readers: dict[str, set[str]] = {}
-    for node in reversed(graph.node):
-        read = readers.get(node.output[0], set()) if node.op_type == _WIDENS else {node.op_type}
-        for name in node.input:
-            readers.setdefault(name, set()).update(read)
-    for initializer in graph.initializer:
-        is_table = len(initializer.dims) == 2 and initializer.dims[0] in (
-            num_classes,
-            num_classes + 1,
-        )
-        is_number = initializer.data_type in _NUMBERS
-        reads = readers.get(initializer.name, set())
-        if is_number and is_table and not reads <= {"Gemm", "MatMul", "Transpose"}:
-            yield f"{initializer.name}: has the shape of gates in a graph without forget_class"
 
 
 def _checker(model: onnx.ModelProto) -> Iterator[str]:

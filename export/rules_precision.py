@@ -33,7 +33,9 @@ def imprecise(graph: onnx.GraphProto, precision: Precision) -> Iterator[str]:
 def _parameters(node: onnx.NodeProto, constants: Mapping[str, TensorProto]) -> Iterator[str]:
     """Tell what is wrong with a scale or zero point: a request may not change them."""
     named = node.name or node.op_type
-    if not all(name in constants for name in node.input[1:]):
+    if len(node.input) < 2:
+        yield f"{named}: has no scale"
+    elif not all(name in constants for name in node.input[1:]):
         yield f"{named}: scale or zero point is not a constant"
     elif not (numpy_helper.to_array(constants[node.input[1]]) > 0).all():
         yield f"{named}: scale is not above zero"

@@ -1,14 +1,10 @@
-"""The rules for how a graph is built: nothing unused, no size from a request, no metadata."""
+"""The rules for how a graph is built: nothing unused or without effect, no metadata."""
 
+import math
 from collections.abc import Iterator
 
 import onnx
-
-# inputs that say how large an output is
-_SIZES = {
-    **{"ConstantOfShape": (0,), "Expand": (1,), "Pad": (1,), "Range": (0, 1, 2), "Reshape": (1,)},
-    "Resize": (1, 2, 3),
-}
+from onnx import numpy_helper
 
 
 def unused(graph: onnx.GraphProto) -> Iterator[str]:
@@ -25,17 +21,14 @@ def unused(graph: onnx.GraphProto) -> Iterator[str]:
         if needed.isdisjoint(node.output):
             yield f"{node.name or node.op_type}: computes what nothing reads"
         needed.update(node.input)
-
-
-def sizes(graph: onnx.GraphProto) -> Iterator[str]:
-    """Name the nodes whose output a request could make as large as it likes."""
-    asked = {i.name for i in graph.input}  # what depends on the numbers in a request
+    zeros = {i.name for i in graph.initializer if _is_zero(i)}
     for node in graph.node:
-        sizes = [node.input[i] for i in _SIZES.get(node.op_type, ()) if i < len(node.input)]
-        if not asked.isdisjoint(sizes):
-            yield f"{node.name or node.op_type}: {node.op_type} takes its size from a request"
-        if node.op_type != "Shape" and not asked.isdisjoint(node.input):
-            asked.update(node.output)
+        if node.op_type == "Mul" and not zeros.isdisjoint(node.input):
+            yield f"{node.name or node.op_type}: multiplies by 0, which hides what it reads"
+
+
+def _is_zero(tensor: onnx.TensorProto) -> bool:
+    return math.prod(tensor.dims) == 1 and not numpy_helper.to_array(tensor).any()
 
 
 def metadata(model: onnx.ModelProto) -> Iterator[str]:
