@@ -4,7 +4,7 @@ SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
 SEED ?= 0
-# of each of the three; needs atheris: pip install --group fuzz
+# of each of the three
 FUZZ_SECONDS ?= 200
 export BANDSTOP_HOME := $(CURDIR)/$(VENV)/bandstop
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -21,6 +21,7 @@ lint: $(VENV)/.ready
 	$(BIN)/mypy
 
 check-long: setup
+	$(BIN)/python -m pip install -q --group fuzz
 	$(BIN)/python -m pytest -q -m long
 	for part in manifest weights graphs; do $(BIN)/python -m tests.fuzz $$part $(FUZZ_SECONDS) || exit 1; done
 

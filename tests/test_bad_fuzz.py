@@ -3,6 +3,7 @@
 import importlib
 import random
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -46,10 +47,18 @@ def changed(data: bytes, chance: random.Random) -> bytes:
     return data
 
 
-def test_without_a_fuzzer_the_long_run_is_skipped(
+def test_without_a_fuzzer_the_long_run_fails(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "atheris", None)
-    assert main(["graphs", "1"]) == 0
-    assert capsys.readouterr().out.startswith("skipped: atheris is not installed")
+    assert main(["graphs", "1"]) == 1
+    assert capsys.readouterr().err.startswith("error: atheris is not installed")
     assert main(["nothing", "1"]) == 2
+
+
+def test_the_long_run_brings_its_fuzzer() -> None:
+    makefile = (Path(__file__).resolve().parents[1] / "Makefile").read_text()
+    recipe = makefile.partition("\ncheck-long:")[2].partition("\n\n")[0]
+    before, fuzzing, _ = recipe.partition("-m tests.fuzz")
+    assert fuzzing
+    assert "pip install -q --group fuzz\n" in before

@@ -23,8 +23,8 @@ def main(argv: Sequence[str]) -> int:
     try:
         atheris = importlib.import_module("atheris")
     except ModuleNotFoundError:
-        sys.stdout.write("skipped: atheris is not installed; pip install --group fuzz\n")
-        return 0
+        sys.stderr.write("error: atheris is not installed; pip install --group fuzz\n")
+        return 1
     with atheris.instrument_imports(include=["bandstop"]):
         harness = importlib.import_module(f"tests.fuzz.{name}")
     corpus, kept = tempfile.mkdtemp(), tempfile.mkdtemp()
