@@ -5,6 +5,7 @@ import itertools
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
@@ -18,6 +19,7 @@ from bandstop.cli.load_tally import Tally, quantiles_ms, summary
 from bandstop.cli.main import main
 from bandstop.client import AsyncClient, InvalidInput, Overloaded, Prediction, Preprocess
 from bandstop.client.images import decode
+from bandstop.client.wire import InferReply, InferRequest
 from tests.client_fakes import LABELS, NumpyModel, Servicer, grpc_server, picture
 from tests.test_client_streams import AsyncFake
 from tests.test_client_triton import server, write_repository  # noqa: F401 - a fixture
@@ -143,6 +145,38 @@ def test_the_open_loops_latency_counts_from_when_the_request_was_due() -> None:
     assert max(tally.latencies) > 0.05 * many - 0.3 - 0.02
     assert max(tally.latencies) > 0.3
     assert max(tally.lags) < 0.2  # the loop itself was on time
+
+
+def test_a_blocked_loop_hides_no_waiting() -> None:
+    """The first answer holds up everything for 0.3 s; what was due meanwhile has waited for it."""
+
+    @dataclass(slots=True)
+    class Blocking(AsyncFake):
+        free_at: float = 0.0
+
+        async def infer(self, request: InferRequest, timeout: float) -> InferReply:
+            if not self.free_at:
+                time.sleep(0.3)  # the whole loop waits
+                self.free_at = time.perf_counter()
+            return self.model.infer(request)
+
+    tally, fake = Tally(), Blocking(GATED)
+
+    async def send() -> float:
+        async with AsyncClient("h:1", "pixel", transport=fake) as client:
+            await client.classes
+            began = time.perf_counter()
+            await Sender(client, Traffic(IMAGES, [0], 1, seed=3), tally).open(200, 0.4)
+            return fake.free_at - began
+
+    blocked = asyncio.run(send())
+    gaps = np.random.default_rng((3, 1)).exponential(1 / 200, 1000)
+    due = np.cumsum(gaps)[np.cumsum(gaps) < 0.4]
+    assert len(tally.latencies) == len(tally.lags) == len(due)  # none is left out or put off
+    waited = np.maximum(0, blocked - due)
+    assert (waited > 0.1).sum() > 20
+    assert (np.sort(tally.latencies)[::-1] > np.sort(waited)[::-1] - 0.01).all()
+    assert max(tally.lags) == pytest.approx(waited[1], abs=0.05)
 
 
 def test_the_open_loop_does_not_wait_for_answers_and_the_closed_one_does() -> None:

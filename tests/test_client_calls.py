@@ -204,6 +204,56 @@ def test_the_valid_range_is_told() -> None:
         client(FakeTransport(ANY)).classify(picture(0), forget=6)
 
 
+@pytest.mark.parametrize(
+    ("forget", "rows"),
+    [
+        (np.ones((8, 1), int), [[1]] * 8),
+        (np.arange(8) % 5, [[i % 5] for i in range(8)]),
+        (
+            [0, "bee", np.int32(2), "#3", (4,), {0}, np.uint8(1), "2"],
+            [[0], [1], [2], [3], [4], [0], [1], [2]],
+        ),
+        ((2, 2), [[2]] * 8),
+        (np.array([1]), None),
+        (np.array([[1]]), None),
+        (np.ones((1, 8), int), None),
+        (np.ones((8, 2), int) * np.arange(2), None),
+        ([1], None),
+    ],
+    ids=lambda value: repr(value)[:30],
+)
+def test_eight_images_have_eight_rows_or_are_refused(
+    forget: object, rows: list[list[int]] | None
+) -> None:
+    transport = FakeTransport(GATED)
+    images = [picture(0)] * 8
+    if rows is None:
+        with pytest.raises(InvalidInput, match=r"^forget: "):
+            client(transport).classify(images, forget=forget)  # type: ignore[arg-type]
+        assert transport.requests == []
+        return
+    found = client(transport).classify(images, forget=forget)  # type: ignore[arg-type]
+    assert sent(transport) == rows
+    assert [list(one.applied) for one in found] == rows
+
+
+@pytest.mark.parametrize(
+    ("model", "forget", "inputs", "outputs"),
+    [
+        (BAKED, None, ["image"], ["logits"]),
+        (GATED, "cat", ["image", "forget_class"], ["applied_forget_class", "logits"]),
+    ],
+)
+def test_a_request_has_each_tensor_of_the_model_once_and_no_other(
+    model: NumpyModel, forget: str | None, inputs: list[str], outputs: list[str]
+) -> None:
+    transport = FakeTransport(model)
+    client(transport).classify([picture(0)] * 9, forget=forget)
+    for request in transport.requests:
+        assert [tensor.name for tensor in request.inputs] == inputs
+        assert sorted(request.outputs) == outputs
+
+
 @pytest.mark.parametrize("forget", ["cat", 2, [2], (2,)])
 def test_a_baked_model_is_not_told_what_to_forget(forget: object) -> None:
     transport = FakeTransport(BAKED)

@@ -9,7 +9,9 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import tracemalloc
+from collections.abc import Callable, Iterator
+from itertools import repeat
 from pathlib import Path
 
 import grpc
@@ -22,6 +24,7 @@ from bandstop.cli import client_options
 from bandstop.cli.client_options import Connection, Given, connection
 from bandstop.cli.main import main
 from bandstop.cli.predict_ask import classify
+from bandstop.cli.predict_files import entries
 from bandstop.client import Client, InvalidInput, Tls
 from bandstop.serve.access import HEADER, Access
 from bandstop.serve.errors import NotServed
@@ -220,6 +223,36 @@ def test_files_are_taken_as_they_are_needed(url: str, tmp_path: Path) -> None:
         for _ in itertools.islice(classify(client, endless, ("eel",), 1), 50):
             pass
     assert next(taken) <= 50 + 3 * 8  # what is under way, and the batch that was begun
+
+
+def peak(outcomes: Callable[[], Iterator[object]], many: int) -> int:
+    """Return the most bytes that are held while one goes through `many` outcomes."""
+    tracemalloc.start()
+    try:
+        assert sum(1 for _ in outcomes()) == many
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_long_list_is_read_in_the_memory_of_a_short_one() -> None:
+    def listed(many: int) -> int:
+        content = io.BytesIO(b"/data/some/path/of/an/image.png\n" * many)
+        return peak(lambda: entries(content, b"\n"), many)  # type: ignore[arg-type]  # raw enough
+
+    assert listed(60_000) < listed(6_000) + (16 << 10)
+
+
+def test_many_files_are_answered_in_the_memory_of_a_few(url: str, tmp_path: Path) -> None:
+    path = save(tmp_path / "one.png", 1)
+
+    def answered(many: int) -> int:
+        with Client(url, "pixel") as client:
+            return peak(lambda: classify(client, repeat(path, many), ("eel",), 1), many)
+
+    answered(100)  # what is loaded at first use
+    # the margin is for what awaits the garbage collector; 3000 predictions are 1 MiB
+    assert answered(3500) < answered(500) + (512 << 10)
 
 
 # --- output

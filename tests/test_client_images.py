@@ -1,5 +1,6 @@
 """Images become what the model takes: the right pixels, or a refusal that names the image."""
 
+import errno
 import io
 import os
 import struct
@@ -9,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageCms
 
 from bandstop.client.errors import InvalidImage, InvalidInput
 from bandstop.client.images import ImageLike, as_list, prepare, stack
@@ -154,6 +156,24 @@ def test_a_palette_with_transparency_becomes_rgb() -> None:
     assert one(file)[2, 2].tolist() == list(RED)
 
 
+@pytest.mark.parametrize("suffix", [".jpg", ".txt", ""])
+def test_the_content_counts_and_not_the_suffix(suffix: str, tmp_path: Path) -> None:
+    file = tmp_path / f"corners{suffix}"
+    file.write_bytes(encoded(corners(), "PNG"))
+    np.testing.assert_array_equal(one(file), np.asarray(corners()))
+
+
+def test_a_colour_profile_is_dropped() -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    file = encoded(corners(), "PNG", icc_profile=profile)
+    assert "icc_profile" in Image.open(io.BytesIO(file)).info
+    np.testing.assert_array_equal(one(file), np.asarray(corners()))
+
+
+def test_a_picture_of_one_pixel_is_enlarged() -> None:
+    assert (one(encoded(Image.new("RGB", (1, 1), RED))) == RED).all()
+
+
 def test_the_first_frame_counts() -> None:
     frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
     file = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
@@ -192,6 +212,7 @@ BAD_BYTES = {
     "eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n", "not an image"),
     "header only": (encoded(corners())[:33], "not an image"),
     "too few rows": (png_header(4, 4), "damaged"),
+    "no height": (png_header(4, 0), "damaged|not an image|4x0 pixels"),
     "large png": (png_header(65_500, 65_500), f"{MAX_PIXELS} pixels"),
     "larger than ours, not than Pillow's": (png_header(8_001, 8_000), f"{MAX_PIXELS}"),
 }
@@ -266,6 +287,9 @@ F = np.zeros((3, 4, 4), np.float32)
         F.astype(bool),
         F.astype(complex),
         F.astype(object),
+        F.astype(str),
+        np.zeros((3, 4, 4), "V2"),  # what bfloat16 is to a NumPy that does not know it
+        np.zeros((1, 1, 3, 4, 4), np.float32),
         F[0],
         F[None],
         F[:1],
@@ -285,6 +309,25 @@ F = np.zeros((3, 4, 4), np.float32)
 def test_other_kinds_are_refused_without_a_cast(image: ImageLike) -> None:
     with pytest.raises(InvalidImage, match=r"^image 0: expected "):
         prepare([image], RGB)
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])  # cuda is refused by the same words
+def test_a_tensor_of_torch_is_refused_and_not_copied_off_its_device(device: str) -> None:
+    tensor = torch.zeros(3, 4, 4, requires_grad=True, device=device)
+    with pytest.raises(InvalidImage, match=r"^image 0: expected .*got torch\.Tensor$"):
+        prepare([tensor], RGB)  # type: ignore[list-item]  # the point
+
+
+def test_an_image_that_may_not_be_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> bytes:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)  # root may read everything
+    (tmp_path / "secret.png").touch()
+    with pytest.raises(InvalidImage, match=r"secret\.png': cannot be read: Permission denied"):
+        prepare([tmp_path / "secret.png"], RGB)
 
 
 def test_arrays_may_have_their_channels_first_or_last() -> None:
