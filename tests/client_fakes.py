@@ -227,6 +227,14 @@ class Servicer(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[m
         return message
 
 
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A servicer and where it is served."""
+
+    servicer: Servicer
+    address: str
+
+
 @contextmanager
 def grpc_server(servicer: Servicer, address: str = "127.0.0.1:0") -> Iterator[str]:
     """Serve on loopback; yields the address."""

@@ -7,7 +7,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from threading import Event
 
@@ -17,12 +16,14 @@ import pytest
 
 from bandstop.client import (
     AsyncClient,
+    BackendError,
     Client,
     ClientError,
     DeadlineExceeded,
     Draining,
     InvalidInput,
     NotFinite,
+    NotFound,
     Overloaded,
     Prediction,
     ProtocolError,
@@ -30,18 +31,12 @@ from bandstop.client import (
     Unavailable,
     Unreachable,
 )
-from tests.client_fakes import LABELS, NumpyModel, Servicer, grpc_server, picture, stuck
+from tests.client_fakes import LABELS, NumpyModel, Server, Servicer, grpc_server, picture, stuck
 from tests.client_proxy import Proxy, proxy
 
 GATED = NumpyModel(slots=1)
 Code = grpc.StatusCode
 Ask = Callable[..., list[Prediction]]
-
-
-@dataclass(frozen=True, slots=True)
-class Server:
-    servicer: Servicer
-    address: str
 
 
 @pytest.fixture
@@ -99,6 +94,8 @@ def aborts(code: grpc.StatusCode, details: str, times: int) -> Callable[[object]
     ("code", "details", "kind"),
     [
         (Code.UNAVAILABLE, "This protocol is restricted, expecting header", Restricted),
+        (Code.INTERNAL, "onnx runtime error 2", BackendError),
+        (Code.NOT_FOUND, "Request for unknown model", NotFound),
         (Code.PERMISSION_DENIED, "no", Restricted),
         (Code.INVALID_ARGUMENT, "unexpected shape for input 'image'", InvalidInput),
         (Code.UNIMPLEMENTED, "", ProtocolError),

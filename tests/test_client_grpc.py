@@ -4,7 +4,6 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from threading import Event, Thread
 from types import SimpleNamespace
@@ -31,16 +30,10 @@ from bandstop.client import (
 )
 from bandstop.client.channel import target
 from bandstop.client.status import BY_STATUS, failure, translate
-from tests.client_fakes import LABELS, NumpyModel, Servicer, grpc_server, picture, stuck
+from tests.client_fakes import LABELS, NumpyModel, Server, Servicer, grpc_server, picture, stuck
 
 GATED = NumpyModel(slots=1)
 Code = grpc.StatusCode
-
-
-@dataclass(frozen=True, slots=True)
-class Server:
-    servicer: Servicer
-    address: str
 
 
 @pytest.fixture
@@ -299,57 +292,7 @@ def test_a_closed_client_says_so(server: Server) -> None:
         client.classify(picture(0))
 
 
-# --- failures that the server reports
-
-
-def aborts(code: grpc.StatusCode, details: str, times: int) -> Callable[[object], None]:
-    left = [None] * times
-
-    def before(context: object) -> None:
-        if left:
-            left.pop()
-            assert isinstance(context, grpc.ServicerContext)
-            context.abort(code, details)
-
-    return before
-
-
-@pytest.mark.parametrize(
-    ("code", "details", "kind", "calls"),
-    [
-        (Code.UNAVAILABLE, "This protocol is restricted, expecting header", Restricted, 1),
-        (Code.INTERNAL, "onnx runtime error 2", BackendError, 1),
-        (Code.INVALID_ARGUMENT, "unexpected shape for input 'image'", InvalidInput, 1),
-        (Code.NOT_FOUND, "Request for unknown model", NotFound, 1),
-        (Code.PERMISSION_DENIED, "no", Restricted, 1),
-        (Code.UNIMPLEMENTED, "", ProtocolError, 1),
-    ],
-)
-def test_lasting_failures_are_asked_once(
-    server: Server, code: grpc.StatusCode, details: str, kind: type[ClientError], calls: int
-) -> None:
-    server.servicer.before = aborts(code, details, 99)
-    with pytest.raises(kind):
-        ask(server)
-    assert server.servicer.calls == calls
-
-
-@pytest.mark.parametrize(
-    ("code", "details"),
-    [
-        (Code.NOT_FOUND, "Request for unknown model: 'pixel' has no available versions"),
-        (Code.UNAVAILABLE, "Exceeds maximum queue size"),
-        (Code.UNAVAILABLE, "Socket closed"),
-        (Code.CANCELLED, ""),
-    ],
-)
-def test_passing_failures_are_asked_again(
-    server: Server, code: grpc.StatusCode, details: str
-) -> None:
-    server.servicer.before = aborts(code, details, 2)
-    assert ask(server) == "cat"
-    assert server.servicer.calls == 3
-
+# --- malformed replies
 
 Tamper = Callable[[SimpleNamespace], None]
 
