@@ -5,10 +5,11 @@ from typing import Annotated, Literal
 
 import typer
 
+from bandstop.cli.classes import classes_of
 from bandstop.cli.export_precision import Given, images_for
 from bandstop.cli.output import show
 from bandstop.edit.artifact import load_artifact
-from bandstop.edit.request import parse_forget
+from bandstop.edit.storage import refuse_existing
 from bandstop.export.forget_sets import parse_sets
 from bandstop.export.measure_asks import MOST
 from bandstop.export.measure_record import MeasuredRecord
@@ -92,14 +93,15 @@ def run(
 
     Example: bandstop export wf-artifact --mode gated --out release
     """
+    refuse_existing(out)
     loaded = load_artifact(artifact, trust_factory=trust_factory)
     names = loaded.model.class_names
     spec = ExportSpec(
         mode=mode,
-        forget=() if forget is None else parse_forget(forget, names).classes,
+        forget=classes_of("--forget", forget, names),
         forget_slots=forget_slots,
         allow_none=allow_none,
-        always_forget=() if always_forget is None else parse_forget(always_forget, names).classes,
+        always_forget=classes_of("--always-forget", always_forget, names),
         mask_logits=mask_logits,
         forget_sets=parse_sets(forget_set or (), names),
         input=input_type,

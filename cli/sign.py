@@ -6,6 +6,8 @@ from typing import Annotated
 import typer
 
 from bandstop.cli.output import show
+from bandstop.export.errors import SpecError
+from bandstop.export.record import RECORD
 from bandstop.export.sign import Succession, sign_release
 from bandstop.export.sign_keys import fingerprint, load_private_key
 from bandstop.export.verify import verify
@@ -38,6 +40,8 @@ def run(
     Example: bandstop sign release --key release.pem --model digits --parent release-before
     """
     private = load_private_key(key)
+    if parent is not None and not (parent / RECORD).is_file():
+        raise SpecError(f"--parent {parent}: expected a release, or a version, with a {RECORD}")
     verify(release).refuse_misfits()
     succession = Succession(sequence, parent, revoke or ())
     signed = sign_release(release, private, model=model, succession=succession)

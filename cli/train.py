@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from bandstop.cli.classes import classes_of
 from bandstop.cli.device import device_of
 from bandstop.cli.output import show
 from bandstop.edit.accuracy import accuracy_on
@@ -14,7 +15,6 @@ from bandstop.edit.arch import parse_arch
 from bandstop.edit.checkpoint import load_checkpoint, save_checkpoint
 from bandstop.edit.data import load_data
 from bandstop.edit.errors import InputError
-from bandstop.edit.request import parse_forget
 from bandstop.edit.seeds import MAX_SEED
 from bandstop.edit.storage import refuse_existing
 from bandstop.edit.train import recipe_for, train, validation_accuracy, without_classes
@@ -75,7 +75,7 @@ def run(
     where = device_of(device)
     chosen = parse_arch(arch, arch_args(arch_arg or []))
     splits = load_data(data, seed=seed, image_size=image_size)
-    left_out = () if without is None else _left_out(without, splits.class_names)
+    left_out = classes_of("--without", without, splits.class_names)
     seen = without_classes(splits, left_out)
     recipe = recipe_for(chosen, splits)
     recipe = replace(
@@ -108,13 +108,6 @@ def run(
     if left_out:
         result["without"] = [splits.class_names[c] for c in left_out]
     show(result, as_json=as_json)
-
-
-def _left_out(text: str, class_names: Sequence[str]) -> tuple[int, ...]:
-    try:
-        return parse_forget(text, class_names).classes
-    except InputError as error:
-        raise InputError(f"--without: {str(error).removeprefix('forget: ')}") from error
 
 
 def arch_args(texts: Sequence[str]) -> dict[str, str]:

@@ -128,6 +128,7 @@ def load_artifact(path: Path, *, trust_factory: bool = False) -> Artifact:
         trust_factory: whether a network built by the user's own function may be imported.
 
     Raises:
+        InputError: nothing is there.
         ArtifactError: something is missing, extra, corrupt or does not fit.
     """
     manifest = read_manifest(path)

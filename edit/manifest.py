@@ -1,6 +1,7 @@
 """What an artifact's manifest.json says: what was asked, what was done, of what."""
 
 import json
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
@@ -8,7 +9,7 @@ from typing import Literal
 from pydantic import Field, JsonValue, ValidationError
 
 from bandstop.edit import tensors
-from bandstop.edit.errors import ArtifactError
+from bandstop.edit.errors import ArtifactError, InputError
 from bandstop.edit.method import Method
 from bandstop.edit.records import ArchRecord, ClassNames, PreprocessRecord, Sha256, Strict, misfits
 from bandstop.edit.storage import canonical_json
@@ -80,9 +81,12 @@ def read_manifest(path: Path) -> Manifest:
     """Return the manifest of the artifact folder `path`, after checking which files are there.
 
     Raises:
+        InputError: nothing is there.
         ArtifactError: no artifact, an unlisted or missing file, or a manifest of another shape.
     """
     file = path / MANIFEST
+    if not os.path.lexists(path):
+        raise InputError(f"{path}: no such folder; give the one that bandstop unlearn wrote")
     if not file.is_file() or file.is_symlink():
         raise ArtifactError(f"{path}: not an artifact, expected a folder with a {MANIFEST}")
     if file.stat().st_size > _MANIFEST_LIMIT:

@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from bandstop.edit.errors import InputError
 from bandstop.edit.request import parse_forget
 from bandstop.export.errors import SpecError
 
@@ -25,7 +26,7 @@ def parse_sets(texts: Sequence[str], class_names: Sequence[str]) -> dict[str, tu
     counts = Counter(name for name, _, _ in parts)
     if twice := [name for name, count in counts.items() if count > 1]:
         raise SpecError(f"forget-set: {twice[0]!r:.80} is given twice; name each set once")
-    return {name: parse_forget(classes, class_names).classes for name, _, classes in parts}
+    return {name: _classes(name, text, class_names) for name, _, text in parts}
 
 
 def set_misfits(
@@ -44,6 +45,14 @@ def set_misfits(
 def sets_text(sets: Mapping[str, Sequence[int]]) -> str:
     """Return `sets` as they stand in config.pbtxt."""
     return json.dumps({name: list(sets[name]) for name in sets}, sort_keys=True)
+
+
+def _classes(name: str, text: str, class_names: Sequence[str]) -> tuple[int, ...]:
+    try:
+        return parse_forget(text, class_names).classes
+    except InputError as error:
+        told = str(error).removeprefix("forget: ")
+        raise InputError(f"forget-set: {name!r:.80}: {told}") from error
 
 
 def _misfits(name: str, classes: Sequence[int], names: Sequence[str], slots: int) -> list[str]:

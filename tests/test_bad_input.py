@@ -17,6 +17,7 @@ from bandstop.edit.arch import build
 from bandstop.edit.checkpoint import save_checkpoint
 from bandstop.edit.classifier import Arch, Classifier
 from bandstop.edit.data import load_data
+from bandstop.export.sign_keys import make_keys
 from bandstop.serve.triton import start
 
 ARCH = Arch("bandstop:resnet", {"width": 4, "blocks": "1"})
@@ -140,6 +141,17 @@ CASES = {
     "missing data": Case([*unlearn()[:5], "parquet:none", *unlearn()[6:]], 2, "no such file"),
     "output exists": Case(unlearn(out="artifact"), 2, "artifact exists"),
     "output without a parent": Case(unlearn(out="no/where/out"), 2, "parent folder"),
+    "nothing to export": Case(["export", "none", *EXPORT[2:]], 2, "none: no such folder"),
+    "unknown class to bake": Case([*EXPORT, "--forget", "x"], 2, "--forget: no class 'x'"),
+    "unknown class for every request": Case(
+        [*EXPORT, "--always-forget", "3,eleven"], 2, "--always-forget: no class 'eleven'"
+    ),
+    "parent that is not there": Case(
+        ["sign", "release", "--key", "key", "--parent", "none"],
+        2,
+        "--parent none: expected a release",
+        lambda here: make_keys(here / "key"),
+    ),
     "no artifact": Case(["export", "repo", *EXPORT[2:]], 5, "not an artifact"),
     "truncated artifact": Case(EXPORT, 5, "bytes, expected", cut("artifact/model.safetensors")),
     "corrupt artifact": Case(

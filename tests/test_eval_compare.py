@@ -201,6 +201,13 @@ def of(**parts: object) -> Change:
     [
         (of(request=AskedRecord(classes=["dog"])), "different request"),
         (of(parent_sha256="b2" * 32), "different original"),
+        (  # another class has another number of images
+            lambda e: {
+                **of(request=AskedRecord(classes=["dog"]))(e),
+                "data": e.data.model_copy(update={"forget": 4499}),
+            },
+            "different request",
+        ),
         (lambda e: {"data": e.data.model_copy(update={"spec": "digits"})}, "different data"),
         (lambda e: {"data": e.data.model_copy(update={"test": 9999})}, "different data"),
         (

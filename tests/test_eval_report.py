@@ -119,10 +119,16 @@ def test_a_wrong_file_is_refused_in_one_line(
         (metrics_json(svd())[:-40], ArtifactError, "not JSON"),
         (b"\xff\xfe", ArtifactError, "not JSON"),
         (b"[" * 100_000, ArtifactError, "not JSON"),
+        (
+            metrics_json(svd()).replace(b'"seed": 0', b'"seed": 0, "seed": 1', 1),
+            ArtifactError,
+            "seed twice",
+        ),
+        (b'{"format": "x", "format": "bandstop-metrics/1"}', ArtifactError, "names format twice"),
         (b"[1, 2]", InputError, "got None"),
         (b'{"seconds": 1.0}', InputError, "got None"),
     ],
-    ids=["missing", "empty", "cut", "binary", "deep", "list", "foreign"],
+    ids=["missing", "empty", "cut", "binary", "deep", "twice", "format", "list", "foreign"],
 )
 def test_what_is_no_evaluation_is_refused_in_one_line(
     content: bytes | None, error: type[EditError], told: str, tmp_path: Path

@@ -77,7 +77,7 @@ def test_sets_are_read_as_classes_are(
         (("pets",), SpecError, r"expected NAME=CLASS\[,CLASS..\], got 'pets'"),
         (("pets=cat", "pets=dog"), SpecError, "'pets' is given twice"),
         (("pets=",), InputError, "no class ''"),
-        (("pets=horse",), InputError, "no class 'horse'"),
+        (("pets=horse",), InputError, "^forget-set: 'pets': no class 'horse'"),
         (("pets=cat,#0",), InputError, "named twice"),
         (("pets=0,1,2,3",), InputError, "all 4 classes"),
     ],

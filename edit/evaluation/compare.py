@@ -115,10 +115,10 @@ def _refuse_other(one: Named, other: Named) -> None:
     (name_a, a), (name_b, b) = one, other
     # of one original and one request the same data gives the same number of images
     facts = (
-        ("data", a.data, b.data),
         ("class names", a.class_names, b.class_names),
         ("request", a.artifact.request, b.artifact.request),
         ("original", a.artifact.parent_sha256, b.artifact.parent_sha256),
+        ("data", a.data, b.data),
     )
     for what, x, y in facts:
         if x != y:

@@ -23,6 +23,7 @@ from bandstop.edit.evaluation.record_parts import (
 )
 from bandstop.edit.records import ClassNames, Strict, misfits
 from bandstop.edit.storage import replace_file
+from bandstop.edit.tensors import named_twice
 
 FORMAT = "bandstop-metrics/1"
 METRICS = "metrics.json"
@@ -103,9 +104,11 @@ def read_metrics(path: Path) -> Evaluation:
 
 def _check_format(file: Path, data: bytes) -> None:
     try:
-        content = json.loads(data)
+        content, twice = json.loads(data), named_twice(data)
     except (ValueError, RecursionError) as error:
         raise ArtifactError(f"{file}: not JSON ({error}); evaluate again") from error
+    if twice:
+        raise ArtifactError(f"{file}: names {', '.join(twice[:5])} twice; evaluate again")
     found = content.get("format") if isinstance(content, Mapping) else None
     if found != FORMAT:
         raise InputError(
