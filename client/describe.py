@@ -133,7 +133,7 @@ def _read_preprocess(text: str, version: str) -> Preprocess:
     from pydantic import TypeAdapter, ValidationError  # slow to import
 
     try:
-        preprocess = TypeAdapter(Preprocess).validate_json(text)
+        preprocess = TypeAdapter(Preprocess).validate_json(_without_order(text, version))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in (f"preprocess.{version}", *first["loc"]))
@@ -147,3 +147,17 @@ def _read_preprocess(text: str, version: str) -> Preprocess:
             f"{list(preprocess.size)}"
         )
     return preprocess
+
+
+def _without_order(text: str, version: str) -> str:
+    """Return `text` without the order of channels, refused unless it is the one that we send."""
+    try:
+        stored = json.loads(text)
+    except (ValueError, RecursionError):
+        return text  # its reader tells what is wrong
+    if not isinstance(stored, dict) or "order" not in stored:
+        return text  # a release from before it was told
+    order, wanted = stored.pop("order"), "L" if stored.get("channels") == 1 else "RGB"
+    if order != wanted:
+        raise ProtocolError(f"preprocess.{version}.order: expected {wanted}, got {order!r:.40}")
+    return json.dumps(stored)

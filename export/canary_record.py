@@ -4,11 +4,9 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
-from bandstop.export.record_strict import Strict
+from bandstop.export.record_strict import Size, Strict
 
 RECIPE: Final = "bandstop-canary/1"
-Logit = Annotated[float, Field(allow_inf_nan=False)]
-Size = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class CanaryRecord(Strict):
@@ -25,7 +23,7 @@ class CanaryRecord(Strict):
 
     recipe: Literal["bandstop-canary/1"]
     forget: list[list[int]]
-    logits: Annotated[list[list[Logit]], Field(min_length=1)]
+    logits: Annotated[list[list[float]], Field(min_length=1)]
     tolerance: Size
     spread: Size
 

@@ -98,8 +98,7 @@ def _parameters(served: Mapping[int, ReleaseRecord]) -> dict[str, str]:
     for version, record in served.items():
         parameters[f"labels.{version}"] = json.dumps(record.class_names)
         parameters[f"digest.{version}"] = record.files[MODEL].sha256
-        preprocess = record.preprocess.model_dump(mode="json")
-        parameters[f"preprocess.{version}"] = json.dumps(preprocess, sort_keys=True)
+        parameters[f"preprocess.{version}"] = record.preprocess.text
         parameters[f"allow_none.{version}"] = json.dumps(record.forget.allow_none)
         if record.forget.sets:
             parameters[f"forget_sets.{version}"] = sets_text(record.forget.sets)

@@ -90,8 +90,7 @@ def decode_text(model: str, served: Records, most: int) -> str:
     config.input.add(name="encoded", data_type=triton.TYPE_STRING, dims=[1])
     _gives(config, newest.inputs[:1])
     for version, record in served.items():
-        preprocess = json.dumps(record.preprocess.model_dump(mode="json"), sort_keys=True)
-        config.parameters[f"preprocess.{version}"].string_value = preprocess
+        config.parameters[f"preprocess.{version}"].string_value = record.preprocess.text
     return _text(config)
 
 

@@ -1,8 +1,12 @@
 """What release.json says of parity (no torch in here)."""
 
-from pydantic import Field
+from typing import Annotated, Final, Self
 
-from bandstop.export.record_strict import Strict
+from pydantic import Field, model_validator
+
+from bandstop.export.record_strict import Size, Strict, Whole
+
+MOST_TOLERATED: Final = 0.01  # ten times what export allows at most
 
 
 class ParityRecord(Strict):
@@ -24,14 +28,20 @@ class ParityRecord(Strict):
         providers: where it was run, by ONNX Runtime's names.
     """
 
-    max_abs: float
-    tolerance: float
-    rows: int
-    rows_total: int
-    combinations: int
-    row_gap: float | None
-    images: int
-    compared: int
-    batches: list[int]
-    refused: int
+    max_abs: Size
+    tolerance: Annotated[Size, Field(le=MOST_TOLERATED)]
+    rows: Whole
+    rows_total: Whole
+    combinations: Whole
+    row_gap: Size | None
+    images: Whole
+    compared: Whole
+    batches: list[Whole]
+    refused: Whole
     providers: list[str] = Field(default_factory=lambda: ["CPUExecutionProvider"])
+
+    @model_validator(mode="after")
+    def _was_met(self) -> Self:
+        if self.max_abs > self.tolerance:
+            raise ValueError(f"max_abs {self.max_abs}, but tolerance {self.tolerance}")
+        return self

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from bandstop.export.measure_record import Count, Share
-from bandstop.export.record_strict import Sha256, Strict
+from bandstop.export.record_strict import Sha256, Size, Strict
 
 Kind = Literal["fp16", "int8"]
 Precision = Literal["float32", Kind]
@@ -40,10 +40,10 @@ class PrecisionRecord(Strict):
     """
 
     kind: Kind
-    tolerance: float
-    spread: float
-    mean_abs: float
-    max_abs: float
+    tolerance: Size
+    spread: Size
+    mean_abs: Size
+    max_abs: Size
     top1_agreement: Share
     compared: Annotated[int, Field(ge=1)]
     forget_acc: Share | None

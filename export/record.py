@@ -11,7 +11,7 @@ from bandstop.export.canary_record import CanaryRecord
 from bandstop.export.measure_record import MeasuredRecord
 from bandstop.export.parity_record import ParityRecord
 from bandstop.export.precision_record import Precision, PrecisionRecord
-from bandstop.export.record_strict import Sha256, Strict
+from bandstop.export.record_strict import Microseconds, Sha256, Strict, Whole
 
 MODEL: Final = "model.onnx"
 CONFIG: Final = "config.pbtxt"
@@ -21,6 +21,8 @@ SIGNATURE: Final = "signature.json"  # only in a signed release
 NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,63}$"
 RECORD_LIMIT, SIGNATURE_LIMIT = 16 << 20, 1 << 20  # bytes
 
+ORDERS: Final[Mapping[int, Literal["RGB", "L"]]] = {1: "L", 3: "RGB"}  # by number of channels
+Side = Annotated[int, Field(ge=1, le=8192)]
 FileName = Literal["model.onnx", "config.pbtxt", "labels.txt"]
 
 
@@ -29,19 +31,37 @@ class TensorRecord(Strict):
 
     name: str
     dtype: Literal["FP32", "UINT8", "INT64"]
-    shape: list[int]
+    shape: Annotated[list[Annotated[Whole, Field(ge=1)]], Field(min_length=1, max_length=3)]
 
 
 class PreprocessRecord(Strict):
-    """How an image file becomes the pixels that the graph takes; it normalises them itself."""
+    """How an image file becomes the pixels that the graph takes; it normalises them itself.
 
-    size: Annotated[list[int], Field(min_length=2, max_length=2)]
-    channels: int
+    Attributes:
+        size: height and width, of the centre crop where `resize` is given.
+        order: of the channels, L where there is one; None in releases from before it was told.
+    """
+
+    size: Annotated[list[Side], Field(min_length=2, max_length=2)]
+    channels: Literal[1, 3]
     mean: list[float]
     std: list[float]
-    resize: int | None
+    resize: Side | None
     interpolation: Literal["nearest", "bilinear", "bicubic"]
     input: Literal["float32", "uint8"]
+    order: Literal["RGB", "L"] | None = None
+
+    @model_validator(mode="after")
+    def _order_fits(self) -> Self:
+        if self.order not in (None, ORDERS[self.channels]):
+            raise ValueError(f"order: {self.order} of {self.channels} channels")
+        return self
+
+    @property
+    def text(self) -> str:
+        """As it stands in config.pbtxt."""
+        untold = {"order"} if self.order is None else set()
+        return json.dumps(self.model_dump(mode="json", exclude=untold), sort_keys=True)
 
 
 class ForgetRecord(Strict):
@@ -59,9 +79,9 @@ class ForgetRecord(Strict):
     """
 
     classes: list[int]
-    instances: int
+    instances: Whole
     always: list[int]
-    slots: int
+    slots: Whole
     allow_none: bool
     masked_logits: list[int] = Field(default_factory=list)
     sets: dict[str, list[int]] = Field(default_factory=dict)
@@ -77,11 +97,11 @@ class ServingRecord(Strict):
         max_queue_size: how many may wait; more are refused at once.
     """
 
-    instances: Annotated[int, Field(ge=1)] = 2
-    intra_op_threads: Annotated[int, Field(ge=0)] = 1
-    queue_delay_us: Annotated[int, Field(ge=0)] = 0
-    queue_timeout_us: Annotated[int, Field(ge=0)] = 2_000_000
-    max_queue_size: Annotated[int, Field(ge=0)] = 256
+    instances: Annotated[Whole, Field(ge=1)] = 2
+    intra_op_threads: Whole = 1
+    queue_delay_us: Microseconds = 0
+    queue_timeout_us: Microseconds = 2_000_000
+    max_queue_size: Whole = 256
 
 
 class FileRecord(Strict):
@@ -113,9 +133,9 @@ class ReleaseRecord(Strict):
     mode: Literal["gated", "baked", "original"]
     method: str | None
     forget: ForgetRecord
-    inputs: list[TensorRecord]
-    outputs: list[TensorRecord]
-    max_batch_size: Annotated[int, Field(ge=1)]
+    inputs: Annotated[list[TensorRecord], Field(min_length=1, max_length=2)]
+    outputs: Annotated[list[TensorRecord], Field(min_length=1, max_length=2)]
+    max_batch_size: Annotated[Whole, Field(ge=1)]
     class_names: Annotated[list[str], Field(min_length=2)]
     preprocess: PreprocessRecord
     serving: ServingRecord

@@ -12,7 +12,7 @@ import torch
 from bandstop.edit.classifier import Classifier
 from bandstop.edit.edits import GateEdit
 from bandstop.export.parity_record import ParityRecord
-from bandstop.export.record import ForgetRecord, PreprocessRecord
+from bandstop.export.record import ORDERS, ForgetRecord, PreprocessRecord
 from bandstop.export.spec import ExportSpec
 from bandstop.export.tolerance import two_digits
 
@@ -42,7 +42,8 @@ def preprocess_record(model: Classifier, spec: ExportSpec) -> PreprocessRecord:
     fields = {
         k: list(v) if isinstance(v, tuple) else v for k, v in asdict(model.preprocess).items()
     }
-    return PreprocessRecord.model_validate({**fields, "input": spec.input})
+    order = ORDERS[model.preprocess.channels]
+    return PreprocessRecord.model_validate({**fields, "input": spec.input, "order": order})
 
 
 def class_names_of(source: Source, spec: ExportSpec) -> list[str]:

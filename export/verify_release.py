@@ -125,6 +125,8 @@ def _classes(record: ReleaseRecord, labels: bytes | None) -> Iterator[str]:
             yield f"forgets class {c}, expected 0..{count - 1}"
     if hidden := sorted({*forget.masked_logits} - {*forget.always}):
         yield f"masks the logits of {hidden}, which are not always forgotten"
+    if forget.always and not forget.slots:
+        yield f"always forgets {sorted(forget.always)}, but no request has a say"
     yield from set_misfits(forget.sets, names, forget.slots)
     forgotten = set(forget.classes) if record.mode == "baked" else set()
     named = [c for c in sorted(forgotten) if 0 <= c < count and names[c]]

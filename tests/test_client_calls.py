@@ -29,6 +29,7 @@ from bandstop.client import (
     Unavailable,
     Unreachable,
 )
+from bandstop.client.describe import read_model
 from bandstop.client.predictions import predictions, softmax
 from bandstop.client.replies import Answer, check_source
 from bandstop.client.requests import MAX_MESSAGE_BYTES
@@ -431,6 +432,8 @@ def preprocess(**changes: object) -> str:
         (parameters(GATED.config, preprocess=preprocess(resize=2)), "smaller than the crop"),
         (parameters(GATED.config, preprocess=preprocess(rotate=90)), "preprocess.1.rotate"),
         (parameters(GATED.config, preprocess=preprocess(std="gone")), "preprocess.1.std"),
+        (parameters(GATED.config, preprocess=preprocess(order="BGR")), "preprocess.1.order: expe"),
+        (parameters(GATED.config, preprocess=preprocess(order=["L"])), "preprocess.1.order"),
         (replace(GATED.config, max_batch_size=0), "max_batch_size must be at least 1, got 0"),
     ],
 )
@@ -442,6 +445,14 @@ def test_a_model_of_another_make_is_refused(config: Config, words: str) -> None:
     with pytest.raises(ProtocolError, match=words) as caught:
         client(Described(GATED)).classify(picture(0), forget=0)
     assert "is not one that `bandstop export` wrote" in str(caught.value)
+
+
+def test_the_order_of_channels_is_the_clients_own_whether_told_or_not() -> None:
+    told = parameters(
+        GATED.config, preprocess=preprocess(order="L" if GATED.channels == 1 else "RGB")
+    )
+    models = [read_model("m", GATED.metadata, config) for config in (GATED.config, told)]
+    assert models[0] == models[1]
 
 
 @pytest.mark.parametrize(

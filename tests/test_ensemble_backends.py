@@ -163,11 +163,13 @@ WAYS: list[dict[str, Any]] = [
     {"resize": 11, "interpolation": "bicubic"},
     {"resize": 8, "interpolation": "nearest", "channels": 1, "mean": [0.0], "std": [1.0]},
     {"channels": 1, "mean": [0.0], "std": [1.0], "input": "uint8"},
+    {"channels": 1, "mean": [0.0], "std": [1.0], "order": "L"},
+    {"order": "RGB"},
 ]
 
 
 def client_side(changed: dict[str, Any]) -> Preprocess:
-    said = {**PLAIN, **changed}
+    said = {k: v for k, v in {**PLAIN, **changed}.items() if k != "order"}
     return Preprocess(**{**said, **{key: tuple(said[key]) for key in ("size", "mean", "std")}})
 
 
@@ -252,6 +254,8 @@ def test_a_request_that_is_none_fails_alone(load: Callable[[str], Any]) -> None:
         {"interpolation": "lanczos"},
         {"input": "int8"},
         {"channels": 4},
+        {"order": "BGR"},
+        {"channels": 1, "order": "RGB"},
         {"resize": 7},  # the crop is larger
         {"crop": 3},
     ],

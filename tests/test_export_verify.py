@@ -353,6 +353,7 @@ def forget(**changes: object) -> dict[str, object]:
         ("baked", {"class_names": ["a", "", "c"]}, r"logits \[4\], but the class map has 3"),
         ("baked", forget(classes=[1, 4]), r"forgets class 4, expected 0\.\.3"),
         ("baked", forget(classes=[1], always=[-1]), r"forgets class -1"),
+        ("baked", forget(always=[0]), r"always forgets \[0\], but no request has a say"),
         ("baked", forget(slots=1), "baked with 1 slots, but forget_class None"),
         ("gated", forget(classes=[], slots=2), r"gated with 2 slots, but forget_class \[1\]"),
         ("gated", {"mode": "original"}, r"original with 1 slots, but forget_class \[1\]"),
@@ -412,6 +413,11 @@ def agent(config: triton.ModelConfig) -> None:
     config.model_repository_agents.agents.add(name="checksum")
 
 
+def accelerated(config: triton.ModelConfig) -> None:
+    added = config.optimization.execution_accelerators.gpu_execution_accelerator.add()
+    added.name = "tensorrt"
+
+
 def attribute(name: str, value: object) -> Configure:
     return lambda config: setattr(config, name, value)
 
@@ -440,6 +446,10 @@ CONFIGS: dict[str, tuple[Configure, str]] = {
     "no label file": (lambda c: c.output[0].ClearField("label_filename"), "output: .*expected"),
     "a cache of a gated model": (cached, "response_cache: not a field that export writes"),
     "an agent": (agent, "model_repository_agents: not a field that export writes"),
+    "an accelerator": (  # such as TensorRT, which would compile a graph of its own
+        accelerated,
+        "optimization: not a field that export writes",
+    ),
     "any version": (
         lambda c: c.version_policy.latest.SetInParent(),
         "version_policy: expected the served versions by number",

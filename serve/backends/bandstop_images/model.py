@@ -71,8 +71,10 @@ def read_preprocess(config, version):
     text = config.get("parameters", {}).get(key, {}).get("string_value", "")
     try:
         found = json.loads(text)
-        fits = set(found) == KEYS and found["interpolation"] in INTERPOLATIONS
+        fits = set(found) - {"order"} == KEYS and found["interpolation"] in INTERPOLATIONS
         fits = fits and found["input"] in ("float32", "uint8") and found["channels"] in (1, 3)
+        order = "L" if fits and found["channels"] == 1 else "RGB"
+        fits = fits and found.get("order", order) == order  # releases did not always tell it
         resize = found["resize"] if fits else None
         fits = fits and (resize is None or resize >= max(found["size"]))
     except (ValueError, TypeError):
