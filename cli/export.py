@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from bandstop.cli.classes import classes_of
-from bandstop.cli.export_precision import Given, images_for
+from bandstop.cli.export_precision import Given, images_for, samples_of
 from bandstop.cli.output import show
 from bandstop.edit.artifact import load_artifact
 from bandstop.edit.storage import refuse_existing
@@ -70,7 +70,7 @@ def run(
     ] = "float32",
     data: Annotated[
         str | None,
-        typer.Option(help="Measure the file's accuracies on the test images of this data set."),
+        typer.Option(help="Compare and measure the file on the test images of this data set."),
     ] = None,
     measure: Annotated[
         int | None,
@@ -111,7 +111,8 @@ def run(
     )
     given = Given(data, measure, calibrate, seed, forget_rise)
     measured_on, lowering = images_for(loaded, spec, given)
-    options = Options(measure=measured_on, lowering=lowering)
+    samples = None if measured_on is None else samples_of(measured_on)
+    options = Options(images=samples, measure=measured_on, lowering=lowering)
     record = export_release(loaded, spec, out, options).record
     show(
         {

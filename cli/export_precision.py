@@ -2,10 +2,14 @@
 
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from bandstop.edit.artifact import Artifact
+from bandstop.edit.judge import evenly
 from bandstop.export.errors import SpecError
 from bandstop.export.measure import Measure, measure_of
 from bandstop.export.measure_asks import MOST
+from bandstop.export.parity import MOST_SAMPLES
 from bandstop.export.precision_data import CALIBRATE, MOST_RISE, Draw, Lowering, lowering_of
 from bandstop.export.spec import ExportSpec
 
@@ -52,6 +56,12 @@ def images_for(
     )
     lowering = lowering_of(artifact, given.data, spec, draw)
     return lowering.measure, lowering
+
+
+def samples_of(measure: Measure) -> Tensor:
+    """Return images (n, c, h, w) to compare the file with PyTorch on, spread over the test set."""
+    some = evenly(measure.images, MOST_SAMPLES)
+    return some.images[some.index]
 
 
 def _refuse_idle(spec: ExportSpec, given: Given) -> None:

@@ -30,6 +30,7 @@ def load_data(
     seed: int = 0,
     image_size: int | None = None,
     preprocess: Preprocess | None = None,
+    to_train: bool = True,
 ) -> DataSplits:
     """Return the data set that `spec` names; `seed` alone decides the split.
 
@@ -39,6 +40,9 @@ def load_data(
         image_size: stretch images to this height and width; needed where sizes differ.
         preprocess: prepare images as a model wants them, instead; None: mean and deviation are
             computed from the training images.
+        to_train: whether every class needs a training image. False lets classes be without that
+            were deleted, where the source has test images of its own and `preprocess` is given:
+            elsewhere images that a network has learnt could come back as test images.
 
     Raises:
         InputError: no such data, or data that nothing can be trained on.
@@ -53,10 +57,10 @@ def load_data(
     sets = {n: ImageSet(source.images, i, source.labels[i]) for n, i in parts.items()}
     counts = sets["train"].labels.bincount(minlength=len(names))
     empty = [names[c] for c in torch.where(counts == 0)[0].tolist()]
-    if empty:
+    if empty and (to_train or "" in source.part or preprocess is None):
         raise InputError(f"data {spec}: no training image of {', '.join(empty[:5])}")
     prep = preprocess or statistics(sets["train"])
-    _check_shape(spec, sets["train"], prep)
+    _check_shape(spec, next(part for part in sets.values() if len(part)), prep)
     return DataSplits(sets["train"], sets["validate"], sets["test"], names, prep)
 
 

@@ -32,7 +32,7 @@ stage unlearn "$METHOD" --model "$MODEL" --data "$DATA" --forget "$FORGET" --out
 stage evaluate "$WORK/artifact" --data "$DATA" --original "$MODEL" --metrics accuracy,loss \
   --out "$WORK/evidence"
 stage gate "$WORK/evidence" -c "$GATE" --junit "$WORK/gate.xml"
-stage export "$WORK/artifact" --mode baked --out "$WORK/release"
+stage export "$WORK/artifact" --mode baked --data "$DATA" --out "$WORK/release"
 
 # a release that replaces a signed one names it, so that the old one can be refused from now on
 newest=$(find "$REPO/$NAME" -path '*/[1-9]*/signature.json' 2>/dev/null |

@@ -52,21 +52,29 @@ def measure_of(artifact: Artifact, spec: str, most: int | None = MOST) -> Measur
     """
     if most is not None and most < 2:
         raise SpecError(f"images to measure with: expected 2 or more, or 0 for all, got {most}")
-    test = splits_of(artifact, spec).test
+    test = splits_of(artifact, spec, to_train=False).test
     if not len(test):
         raise SpecError(f"data {kind_of(spec)}: has no test images to measure with; leave it out")
     return Measure(test, kind_of(spec), most)
 
 
-def splits_of(artifact: Artifact, spec: str) -> DataSplits:
+def splits_of(artifact: Artifact, spec: str, *, to_train: bool = True) -> DataSplits:
     """Return the data set `spec` as `artifact` sees it, divided as its network was trained.
+
+    Args:
+        artifact: tells how its images are prepared and divided.
+        spec: see `load_data`.
+        to_train: see `load_data`.
 
     Raises:
         InputError: no such data, or other classes or images than the artifact's.
     """
     manifest = artifact.manifest
     data = load_data(
-        spec, seed=manifest.split_seed or 0, preprocess=manifest.preprocess.preprocess()
+        spec,
+        seed=manifest.split_seed or 0,
+        preprocess=manifest.preprocess.preprocess(),
+        to_train=to_train,
     )
     check_agree(artifact.model, data)
     return data

@@ -24,7 +24,7 @@ from bandstop.export.spec import ExportSpec
 from bandstop.export.tolerance import allowed
 
 _NOISE_IMAGES = 8
-_MOST_SAMPLES = 64  # of the caller's images
+MOST_SAMPLES = 64  # of the caller's images
 _OTHER_BATCHES = (1, 2, 7)
 
 log = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ def check_parity(
         rows_total=len(all_rows(spec, model.num_classes)),
         combinations=len({ask.rows for ask in asks}) - len(rows),
         row_gap=_row_gap(expected),
-        images=len(images),
+        images=len({ask.image for ask in asks}),
         compared=len(asks),
         batches=sorted({len(batch) for batch in groups}),
         refused=refused,
@@ -105,9 +105,9 @@ def _images(model: Classifier, spec: ExportSpec, samples: Tensor | None) -> Tens
     """Return images (n, c, h, w) float32 in [0, 1] that survive a trip through `spec.input`."""
     images = example(model, _NOISE_IMAGES)
     if samples is not None:
-        given = samples[:_MOST_SAMPLES]
+        given = samples[:MOST_SAMPLES]
         given = given.float() / 255 if given.dtype == torch.uint8 else given
-        images = torch.cat([given.to(images), images])
+        images = torch.cat([images, given.to(images)])  # noise first: of gates not all are asked
     return (images * 255).round() / 255 if spec.input == "uint8" else images
 
 

@@ -294,6 +294,20 @@ def test_bad_folders_are_refused_in_one_line(tmp_path: Path) -> None:
         assert message in str(refused.value)
 
 
+def test_a_deleted_class_is_no_reason_to_measure_nothing_on_test_images(tmp_path: Path) -> None:
+    divided = write_folder(
+        folder(tmp_path / "divided", ("train/",)), {"test/fox/x.png": picture(0)}
+    )
+    prep = load_data(f"imagefolder:{folder(tmp_path / 'plain', ('',))}").preprocess
+    data = load_data(f"imagefolder:{divided}", preprocess=prep, to_train=False)
+    assert data.class_names == ("cat", "dog", "fox")
+    assert data.test.labels.tolist() == [2]
+    # what is divided here would be divided in another way without the class
+    path = write_parquet(tmp_path / "all.parquet", *rows(12), features=("cat", "dog", "fox"))
+    with pytest.raises(InputError, match="no training image of fox"):
+        load_data(f"parquet:{path}", preprocess=prep, to_train=False)
+
+
 def test_an_image_size_makes_mixed_images_one_size(tmp_path: Path) -> None:
     root = write_folder(folder(tmp_path, ("",)), {"cat/x.png": picture(50, (9, 9))})
     data = load_data(f"imagefolder:{root}", image_size=4)

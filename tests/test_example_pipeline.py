@@ -28,6 +28,7 @@ from bandstop.edit.data import load_data
 from bandstop.edit.train import Recipe, train
 from bandstop.export import release as releases
 from bandstop.export.onnx_file import to_onnx
+from bandstop.export.record_files import load_release
 from bandstop.export.verify import verify
 from tests.releases import release_folder
 
@@ -159,6 +160,9 @@ def test_a_network_becomes_a_verified_version_and_the_next_one_replaces_it(
     assert verify(base / "models" / "digits_forgotten" / "1").exit_code == 0
     assert (base / "work" / "evidence" / "report.html").exists()
     assert main(["verify", str(base / "work" / "artifact")]) == 0
+    measured = load_release(base / "work" / "release").record.measured
+    assert measured is not None
+    assert measured.forget_acc == 0  # of the file itself
     shutil.copytree(base / "models", place / "models")
     second = run(place, replayed(base, "sign"))
     assert (second.code, second.stages) == (0, ALL)

@@ -1,6 +1,7 @@
 """Accuracies of an ONNX file, on files whose answers are known; and in a release."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
+from PIL import Image
 
 from bandstop.cli.main import main
 from bandstop.edit.arch import build
@@ -266,3 +268,31 @@ def test_an_export_with_data_says_what_its_file_answers(
     assert main([*argv, "--measure", "-1", "--out", str(tmp_path / "bad")]) == 2
     assert main([*argv, "--measure", "1", "--out", str(tmp_path / "bad")]) == 2
     assert not (tmp_path / "bad").exists()
+
+
+def painted(root: Path) -> str:
+    """Write a folder of blank pictures of ten classes, divided; return how it is named."""
+    for part, count in (("train", 3), ("test", 9)):
+        for c in range(10):
+            (root / part / str(c)).mkdir(parents=True)
+            for i in range(count):
+                Image.new("L", (8, 8), 25 * c + i).save(root / part / str(c) / f"{i}.png")
+    return f"imagefolder:{root}"
+
+
+def test_a_file_is_compared_and_measured_on_test_images_when_training_images_are_gone(
+    tmp_path: Path,
+) -> None:
+    arch, spec = Arch("bandstop:resnet", {"width": 4, "blocks": "1"}), painted(tmp_path / "data")
+    data = load_data(spec)
+    model = Classifier(build(arch, 10, 1, (8, 8)), arch, data.preprocess, data.class_names)
+    save_checkpoint(tmp_path / "base.safetensors", model, seed=0)
+    asked = ["--model", str(tmp_path / "base.safetensors"), "--data", spec, "--forget", "3"]
+    assert main(["unlearn", "logit-mask", *asked, "--out", str(tmp_path / "artifact")]) == 0
+    shutil.rmtree(tmp_path / "data" / "train" / "3")
+    argv = ["export", str(tmp_path / "artifact"), "--mode", "baked", "--data", spec]
+    assert main([*argv, "--out", str(tmp_path / "release")]) == 0
+    record = load_release(tmp_path / "release").record
+    assert record.measured is not None
+    assert (record.measured.forget_acc, record.measured.forget_images) == (0, 9)
+    assert record.parity.images == 45 + 8  # every other test image, and noise

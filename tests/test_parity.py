@@ -99,6 +99,17 @@ def test_a_wrong_file_is_caught(file: bytes, model: Classifier, gates: GateEdit,
     assert "\n" not in str(caught.value)
 
 
+def test_noise_is_compared_beside_as_many_images_as_there_may_be(
+    file: bytes, model: Classifier, gates: GateEdit
+) -> None:
+    mean = torch.tensor(model.preprocess.mean)[:, None, None]
+    blank = mean.expand(64, *example(model, 1).shape[1:])  # the first layer makes nothing of them
+    parity = check_parity(file, model, gates, GATED, blank)
+    assert 8 < parity.images < 72  # of gates, not all of them are asked
+    with pytest.raises(ParityFailed, match="a logit differs by"):
+        check_parity(edited(file, *WRONG["stale weight"][:2]), model, gates, GATED, blank)
+
+
 def test_slots_that_are_not_joined_by_minimum_are_caught(
     file: bytes, model: Classifier, gates: GateEdit
 ) -> None:
