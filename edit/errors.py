@@ -27,3 +27,8 @@ class DivergedError(EditError):
 
 class NothingForgottenError(EditError):
     """A method found no edit that forgets better than leaving the network as it is."""
+
+
+def printable(text: str) -> str:
+    """Return `text` such that nothing in it, which may be a file's, breaks a line or a terminal."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

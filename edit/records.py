@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from bandstop.edit.classifier import Arch, Classifier
+from bandstop.edit.errors import printable
 from bandstop.edit.images import Preprocess
 
 
@@ -73,7 +74,7 @@ def description(model: Classifier) -> dict[str, object]:
 def misfits(error: ValidationError) -> str:
     """Return what is wrong with a record in one line, field by field."""
     lines = [
-        f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}"
+        printable(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}")[:400]
         for e in error.errors(include_url=False)
     ]
     return "; ".join(lines[:8]) + (f"; and {len(lines) - 8} more" if lines[8:] else "")

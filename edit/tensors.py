@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from bandstop.edit.errors import ArtifactError
+from bandstop.edit.errors import ArtifactError, printable
 
 _HEADER_LIMIT = 16 << 20  # bytes; ten thousand tensors take one
 
@@ -37,7 +37,8 @@ def load(data: bytes, expected: Mapping[str, Tensor], where: str) -> dict[str, T
     try:
         tensors: dict[str, Tensor] = safetensors.torch.load(data)
     except safetensors.SafetensorError as error:
-        raise ArtifactError(f"{where}: not a readable safetensors file ({error})") from error
+        told = printable(str(error))[:400]
+        raise ArtifactError(f"{where}: not a readable safetensors file ({told})") from error
     check(tensors, expected, where)
     return tensors
 

@@ -4,6 +4,8 @@ from typing import ClassVar
 
 from pydantic import ValidationError
 
+from bandstop.edit.errors import printable
+
 
 class ExportError(Exception):
     """An expected failure of the export stage, told in one line."""
@@ -88,7 +90,7 @@ def schema_misfits(error: ValidationError, whole: str, *, most: int) -> str:
         most: how many are told.
     """
     lines = [
-        f"{'.'.join(map(str, e['loc'])) or whole}: {e['msg']}"
+        printable(f"{'.'.join(map(str, e['loc'])) or whole}: {e['msg']}")[:400]
         for e in error.errors(include_url=False, include_context=False)[:most]
     ]
     return "; ".join(lines)

@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 import onnx
 from onnx import TensorProto, numpy_helper
 
+from bandstop.edit.errors import printable
 from bandstop.export.errors import GraphNotAllowed
 from bandstop.export.onnx_file import BATCH_AXIS, MAX_IR_VERSION, OPSET
 from bandstop.export.precision_record import Precision
@@ -88,9 +89,7 @@ def violations(
 
 def _shown(lines: Iterable[str]) -> list[str]:
     """Return `lines` such that no name in the file breaks them, or the terminal that shows them."""
-    return [
-        "".join(c if c.isprintable() else repr(c)[1:-1] for c in line[:_LINE]) for line in lines
-    ]
+    return [printable(line[:_LINE]) for line in lines]
 
 
 def _format(model: onnx.ModelProto) -> Iterator[str]:

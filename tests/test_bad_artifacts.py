@@ -72,6 +72,10 @@ FILES: dict[str, tuple[bytes, str]] = {
     "4 dims of 2^62": (safe({"w": entry(shape=(2**62, 4))}, ZEROS), "not a readable safetensors"),
     "4 negative dim": (safe({"w": entry(shape=(-2, -3))}, ZEROS), "not a readable safetensors"),
     "4 unknown type": (safe({"w": entry("F33")}, ZEROS), "not a readable safetensors"),
+    "4 name of two lines": (
+        safe({"w\nall good": entry(offsets=(8, 32))}, bytes(32)),
+        r"w\\nall good",
+    ),
     "4 offsets reversed": (safe({"w": entry(offsets=(24, 0))}, ZEROS), "not a readable safe"),
     "4 no description": (safe({"w": 1}, ZEROS), "not a readable safetensors"),
     "5 named twice": (

@@ -145,6 +145,16 @@ def test_a_field_out_of_bounds_is_named(case: str) -> None:
     assert path[: len(where)] == where[: len(path)]
 
 
+def test_a_key_neither_breaks_a_line_nor_reaches_the_terminal(tmp_path: Path) -> None:
+    release = whole_release(tmp_path / "release")
+    key = "\x1b[2Jall good\n" + "x" * 9999
+    (release / "release.json").write_text(json.dumps({**whole("baked", release), key: 1}))
+    ((_, told),) = verify(release).misfits
+    assert r"\x1b[2Jall good\n" in told
+    assert told.isprintable()
+    assert len(told) < 1000
+
+
 def test_a_record_from_before_the_order_was_told_makes_the_same_config() -> None:
     plain = record()
     assert plain.preprocess.order is None
