@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from bandstop.edit.storage import sha256, write_file
 from bandstop.export.errors import ReleaseError, SignatureInvalid, SpecError
-from bandstop.export.record import RECORD, RECORD_LIMIT, SIGNATURE, SIGNATURE_LIMIT
-from bandstop.export.record_files import read_files
+from bandstop.export.record import CONFIG, RECORD, RECORD_LIMIT, SIGNATURE, SIGNATURE_LIMIT
+from bandstop.export.record_files import parse_record, read_files
 from bandstop.export.sign_envelope import canonical
 from bandstop.export.sign_keys import check_seal, seal
 from bandstop.export.sign_record import PAYLOAD_TYPE, SignedRelease, read_signature, signed_release
@@ -36,6 +36,15 @@ class Succession:
     revoked: Sequence[str] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class _Parent:
+    """The digest of a parent, the names that it may go by, and what is signed of it."""
+
+    digest: str | None = None
+    names: Sequence[str] = ()
+    signed: SignedRelease | None = None
+
+
 def sign_release(
     release: Path,
     key: Ed25519PrivateKey,
@@ -53,23 +62,29 @@ def sign_release(
 
     Raises:
         InputError: it is signed already.
-        SpecError: a number that does not grow, a revoked digest that is its own.
+        SpecError: a number that does not grow, a revoked digest or a parent that is its own.
         ReleaseError: the release or its parent is corrupt.
         SignatureInvalid: the parent's signature is not by this key.
     """
     follows = succession or Succession()
     record, files = read_files(release)
-    parent, before = _parent(follows.parent, key.public_key())
+    parent = _parent(follows.parent, key.public_key())
+    before = parent.signed
+    if parent.digest == sha256(files[RECORD]):
+        raise SpecError(f"parent {follows.parent}: is this release itself; give the one before")
     signed = signed_release(
         record,
         files[RECORD],
         record.name if model is None else model,
         sequence=_next(follows.sequence, before),
-        parent=parent,
+        parent=parent.digest,
         revoked=[*follows.revoked, *(before.revoked if before else ())],
     )
-    if before and before.model != signed.model:
-        raise SpecError(f"parent: is a release of {before.model}, this is one of {signed.model}")
+    own_names = {signed.model} if before else {signed.model, record.name}
+    if parent.names and own_names.isdisjoint(parent.names):
+        raise SpecError(
+            f"parent: is a release of {parent.names[-1]}, this is one of {signed.model}"
+        )
     if own := set(signed.digests).intersection(signed.revoked):
         raise SpecError(f"revoke: {min(own)[:12]}... is this release's own digest")
     payload = canonical(signed.model_dump(mode="json"))
@@ -108,17 +123,22 @@ def rollback(signed: SignedRelease, newest: SignedRelease) -> str | None:
     return None
 
 
-def _parent(folder: Path | None, key: Ed25519PublicKey) -> tuple[str | None, SignedRelease | None]:
-    """Return the digest of the parent and what is signed of it; None where there is nothing."""
+def _parent(folder: Path | None, key: Ed25519PublicKey) -> _Parent:
+    """Return what is known of the parent.
+
+    Where it is not signed its name is that of its model's folder, or the one it would be given.
+    """
     if folder is None:
-        return None, None
-    digest = sha256(read_regular(folder / RECORD, limit=RECORD_LIMIT))
+        return _Parent()
+    content = read_regular(folder / RECORD, limit=RECORD_LIMIT)
+    digest = sha256(content)
     if not os.path.lexists(folder / SIGNATURE):
-        return digest, None
+        record, above = parse_record(content, f"parent {folder}"), folder.resolve().parent
+        return _Parent(digest, (record.name, *([above.name] if (above / CONFIG).exists() else [])))
     signed = newest_known(folder, key)
     if signed.release_sha256 != digest:
         raise ReleaseError(f"parent {folder}: {RECORD} is not the one that was signed")
-    return digest, signed
+    return _Parent(digest, (signed.model,), signed)
 
 
 def _next(asked: int | None, before: SignedRelease | None) -> int:

@@ -5,20 +5,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from pydantic import ValidationError
 
+from bandstop.edit.evaluation.catalogue import METRICS as CATALOGUE
 from bandstop.edit.evaluation.gate import judge, passed
 from bandstop.edit.evaluation.gate_rules import read_gate
 from bandstop.edit.evaluation.records import METRICS, Evaluation, read_metrics
 from bandstop.edit.manifest import Manifest, read_manifest
+from bandstop.edit.origin import instances_of
 from bandstop.edit.storage import canonical_json, refuse_existing, sha256, write_file
-from bandstop.export.errors import SpecError, schema_misfits
+from bandstop.export.errors import SignatureInvalid, SpecError, schema_misfits
 from bandstop.export.record import MODEL, RECORD, SIGNATURE, ReleaseRecord
 from bandstop.export.record_files import read_files
 from bandstop.export.sign_envelope import canonical
 from bandstop.export.sign_keys import check_seal, seal
-from bandstop.export.sign_record import read_signature
+from bandstop.export.sign_record import other_than, read_signature, signed_release
 from bandstop.export.statement import (
     CLAIM,
     PAYLOAD_TYPE,
@@ -71,7 +73,7 @@ def write_statement(
         SpecError: artifact, evaluation and release do not belong together, or an identifier is
             not opaque.
         ArtifactError, ReleaseError: one of them is corrupt.
-        SignatureInvalid: the previous statement is not by this key.
+        SignatureInvalid: the release or the previous statement is not signed by this key.
     """
     refuse_existing(out)
     _refuse_telling(evidence.requests)
@@ -88,7 +90,7 @@ def write_statement(
             "claim": CLAIM,
             "issued": issued,
             "requests": list(evidence.requests),
-            "model": _served_as(record, files),
+            "model": _served_as(record, files, key.public_key()),
             "mode": record.mode,
             "procedure": _procedure(record, manifest),
             "materials": {
@@ -132,15 +134,39 @@ def _refuse_strangers(record: ReleaseRecord, manifest: Manifest, evaluation: Eva
     files = {str(name): known.sha256 for name, known in manifest.files.items()}
     if evaluation.artifact.files != files:
         wrong.append("the evaluation is of another artifact")
+    elif not _of_what_is_forgotten(record, manifest, evaluation):
+        wrong.append("the evaluation is of other classes or images than the release forgets")
     if wrong:
         raise SpecError(f"statement: {' and '.join(wrong)}; give what belongs together")
 
 
-def _served_as(record: ReleaseRecord, files: dict[str, bytes]) -> str:
+def _of_what_is_forgotten(
+    record: ReleaseRecord, manifest: Manifest, evaluation: Evaluation
+) -> bool:
+    """Return whether the figures are of what `record` has in its weights.
+
+    One artifact of gates can be baked for one class and evaluated for another.
+    """
+    asked, names = evaluation.artifact.request, dict(enumerate(evaluation.class_names))
+    if record.mode != "baked":
+        return True  # requests choose a row, and an evaluation looks at one
+    if not record.forget.classes:  # images; an evaluation may look at them as a whole class
+        return asked.instances in (0, len(instances_of(manifest)))
+    wanted = {names.get(c) for c in record.forget.classes}
+    before = {names.get(c) for c in manifest.forgotten_before}
+    return bool(asked.classes) and {*asked.classes} <= wanted <= {*asked.classes, *before}
+
+
+def _served_as(record: ReleaseRecord, files: dict[str, bytes], key: Ed25519PublicKey) -> str:
     """Return the name under which the release is served: the signed one, else its own."""
     if SIGNATURE not in files:
         return record.name
-    return read_signature(files[SIGNATURE], SIGNATURE)[0].model
+    signed, envelope, payload = read_signature(files[SIGNATURE], SIGNATURE)
+    check_seal(envelope, payload, key, SIGNATURE)
+    other = other_than(signed, signed_release(record, files[RECORD], signed.model))
+    if other:
+        raise SignatureInvalid(f"{SIGNATURE}: {'; '.join(other)}; sign the release anew")
+    return signed.model
 
 
 def _procedure(record: ReleaseRecord, manifest: Manifest) -> dict[str, object]:
@@ -174,7 +200,7 @@ def _measured(evaluation: Evaluation, gate: Path | None) -> dict[str, object]:
 
 
 def _gate(evaluation: Evaluation, file: Path) -> GateResult:
-    rules = read_gate(file, evaluation.metrics.keys())
+    rules = read_gate(file, CATALOGUE.keys() | evaluation.metrics.keys())
     verdicts = judge(rules, {str(n): figures for n, figures in evaluation.subjects.items()})
     return GateResult(
         sha256=sha256(file.read_bytes()),

@@ -14,7 +14,7 @@ from bandstop.edit.errors import EditError, InputError
 from bandstop.edit.manifest import MANIFEST, Manifest
 from bandstop.edit.records import misfits as schema_misfits
 from bandstop.export.errors import ReleaseError, SignatureInvalid, SpecError
-from bandstop.export.record import CONFIG, RECORD, RECORD_LIMIT
+from bandstop.export.record import CONFIG, NAME_PATTERN, RECORD, RECORD_LIMIT
 from bandstop.export.sign_keys import check_seal
 from bandstop.export.statement import STATEMENT_LIMIT, Statement, chain_misfits, read_statement
 from bandstop.export.verify_checks import Check, Report
@@ -95,6 +95,10 @@ def _refuse_options(
         raise SpecError(f"{path}: {', '.join(unfit)}: means nothing here; leave it out")
     if trust.after is not None and trust.key is None:
         raise SpecError("after: needs a key, for whoever can forge a number can forge any")
+    if trust.model is not None and not re.fullmatch(NAME_PATTERN, trust.model):
+        raise SpecError(f"model: expected {NAME_PATTERN}, got {trust.model!r:.80}")
+    if trust.model is not None and trust.key is None:
+        raise SpecError("model: needs a key, for whoever can forge a release can name it")
 
 
 def _verify_artifact(path: Path, wanted: Wanted) -> Report:

@@ -52,7 +52,8 @@ def signature_checks(
     try:
         signed, envelope, payload = read_signature(data, repr(SIGNATURE))
         # a release folder has no name of its own but the one that the user expects
-        wanted = signed_release(record, content, served_as or trust.model or signed.model)
+        name = next(n for n in (served_as, trust.model, signed.model) if n is not None)
+        wanted = signed_release(record, content, name)
     except (SignatureInvalid, SpecError) as error:
         return [Check("signature", [str(error)])]
     misfits = [f"{SIGNATURE!r}: {told}" for told in other_than(signed, wanted)]

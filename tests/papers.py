@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from bandstop.edit.evaluation.record_parts import AskedRecord
 from bandstop.edit.evaluation.records import write_metrics
 from bandstop.edit.manifest import Manifest
 from bandstop.edit.storage import sha256
@@ -10,7 +11,7 @@ from bandstop.export.record_files import read_record
 from bandstop.export.statement_make import Evidence
 from tests.evaluations import svd
 from tests.releases import weights_artifact
-from tests.whole_releases import whole_release
+from tests.whole_releases import FORGOTTEN, whole_release
 
 
 def papers(folder: Path) -> Evidence:
@@ -30,5 +31,6 @@ def evaluate(file: Path, manifest: Manifest) -> None:
     """Write a made-up evaluation of the artifact of `manifest`."""
     plain = svd()
     files = {str(name): known.sha256 for name, known in manifest.files.items()}
-    artifact = plain.artifact.model_copy(update={"files": files})
+    asked = AskedRecord(classes=[plain.class_names[FORGOTTEN]])
+    artifact = plain.artifact.model_copy(update={"files": files, "request": asked})
     write_metrics(file, plain.model_copy(update={"artifact": artifact}))

@@ -358,6 +358,25 @@ def test_an_unsigned_parent_is_named_all_the_same(tmp_path: Path, key: Private) 
     assert (signed.sequence, signed.parent) == (1, digest(one / "release.json"))
 
 
+def test_an_unsigned_parent_is_a_release_of_the_same_model(tmp_path: Path, key: Private) -> None:
+    one, two = whole_release(tmp_path / "one"), whole_release(tmp_path / "two", weight=0.25)
+    with pytest.raises(SpecError, match=r"two: is this release itself; give the one before"):
+        sign_release(two, key, succession=Succession(parent=two))
+    publish(one, tmp_path / "models", "pets")
+    version = tmp_path / "models" / "pets" / "1"
+    content = json.loads((one / "release.json").read_bytes())
+    for folder, named in ((one, "cars"), (version, "pets")):
+        (folder / "release.json").write_text(json.dumps({**content, "name": "cars"}))
+        with pytest.raises(SpecError, match=f"a release of {named}, this is one of digits"):
+            sign_release(two, key, succession=Succession(parent=folder))
+    (one / "release.json").write_text('{"x": 1}')
+    with pytest.raises(ReleaseError, match=r"^parent .*one: not a valid release record"):
+        sign_release(two, key, succession=Succession(parent=one))
+    assert not (two / "signature.json").exists()
+    signed = sign_release(two, key, model="pets", succession=Succession(parent=version))
+    assert signed.parent == digest(version / "release.json")
+
+
 def test_what_cannot_succeed_is_refused(tmp_path: Path, key: Private) -> None:
     one, two = whole_release(tmp_path / "one"), whole_release(tmp_path / "two", weight=0.25)
     sign_release(one, key, succession=Succession(sequence=7))

@@ -11,6 +11,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from bandstop.edit.errors import InputError
+from bandstop.edit.evaluation.record_parts import AskedRecord
 from bandstop.edit.evaluation.records import read_metrics, write_metrics
 from bandstop.edit.manifest import params_of
 from bandstop.edit.svd import SVD
@@ -171,6 +172,80 @@ def test_what_does_not_belong_together_is_refused(
     out.write_text("")
     with pytest.raises(InputError, match="exists"):
         write_statement(evidence, key, out, issued=WHEN)
+
+
+@pytest.mark.parametrize(
+    ("asked", "forgets"),
+    [
+        (AskedRecord(classes=["bird"]), [1]),
+        (AskedRecord(classes=["automobile"]), [1, 2]),
+        (AskedRecord(classes=["automobile", "bird"]), [1]),
+        (AskedRecord(instances=3), [1]),
+        (AskedRecord(instances=3), []),
+    ],
+    ids=str,
+)
+def test_figures_of_another_class_are_refused(
+    tmp_path: Path,
+    evidence: Evidence,
+    key: Ed25519PrivateKey,
+    asked: AskedRecord,
+    forgets: list[int],
+) -> None:
+    evaluation = read_metrics(evidence.evaluation)
+    other = evaluation.artifact.model_copy(update={"request": asked})
+    write_metrics(
+        evidence.evaluation / "metrics.json", evaluation.model_copy(update={"artifact": other})
+    )
+    record = read_record(evidence.release / "release.json")
+    forget = record.forget.model_copy(update={"classes": forgets})
+    changed = record.model_copy(update={"forget": forget})
+    (evidence.release / "release.json").write_bytes(record_bytes(changed))
+    with pytest.raises(SpecError, match="evaluation is of other classes or images"):
+        write_statement(evidence, key, tmp_path / "s.json", issued=WHEN)
+    gated = changed.model_copy(update={"mode": "gated"})  # requests choose
+    (evidence.release / "release.json").write_bytes(record_bytes(gated))
+    write_statement(evidence, key, tmp_path / "s.json", issued=WHEN)
+
+
+def test_a_rule_of_what_was_not_measured_is_skipped_as_the_gate_does(
+    tmp_path: Path, evidence: Evidence, key: Ed25519PrivateKey
+) -> None:
+    evaluation = read_metrics(evidence.evaluation)
+    subjects = {
+        n: {k: m for k, m in of.items() if k != "zrf"} for n, of in evaluation.subjects.items()
+    }
+    metrics = {k: m for k, m in evaluation.metrics.items() if k != "zrf"}
+    less = evaluation.model_copy(update={"subjects": subjects, "metrics": metrics})
+    write_metrics(evidence.evaluation / "metrics.json", less)
+    gate = tmp_path / "gate.yaml"
+    gate.write_text(
+        "rules: [{metric: test_forget_acc, max: 0.01}, {metric: zrf, min: 0.9, required: false}]"
+    )
+    said = write_statement(
+        replace(evidence, gate=gate), key, tmp_path / "s.json", issued=WHEN
+    ).predicate.measured.gate
+    assert said is not None
+    assert [r.outcome for r in said.rules] == ["passed", "skipped"]
+    gate.write_text(GATE.replace("zrf", "no_such"))
+    with pytest.raises(InputError, match="no_such"):
+        write_statement(replace(evidence, gate=gate), key, tmp_path / "t.json", issued=WHEN)
+
+
+def test_a_name_that_a_stranger_signed_is_not_told(
+    tmp_path: Path, evidence: Evidence, key: Ed25519PrivateKey
+) -> None:
+    sign_release(evidence.release, Ed25519PrivateKey.generate(), model="somebody_else")
+    with pytest.raises(SignatureInvalid, match=r"signature\.json: signed by key"):
+        write_statement(evidence, key, tmp_path / "s.json", issued=WHEN)
+    (evidence.release / "signature.json").unlink()
+    sign_release(evidence.release, key)
+    record = read_record(evidence.release / "release.json")
+    later = record.model_copy(update={"versions": {"torch": "9"}})
+    (evidence.release / "release.json").write_bytes(record_bytes(later))
+    with pytest.raises(SignatureInvalid, match=r"release\.json: signed with digest"):
+        write_statement(evidence, key, tmp_path / "s.json", issued=WHEN)
+    assert not (tmp_path / "s.json").exists()
 
 
 def test_a_date_of_another_form_is_refused(

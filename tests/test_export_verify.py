@@ -631,6 +631,9 @@ def test_options_that_mean_nothing_are_refused(
         (version, Wanted(Trust(key, model="digits")), "model: means nothing"),
         (tmp_path / "statement", Wanted(Trust(key, after=release)), "after: means nothing"),
         (release, Wanted(Trust(after=release)), "after: needs a key"),
+        (release, Wanted(Trust(model="digits")), "model: needs a key"),
+        (release, Wanted(Trust(key, model="")), "model: expected .*, got ''"),
+        (release, Wanted(Trust(key, model="A b")), "model: expected .*, got 'A b'"),
     ):
         with pytest.raises(SpecError, match=said):
             verify(path, wanted)
