@@ -70,7 +70,7 @@ def sign_release(
     record, files = read_files(release)
     parent = _parent(follows.parent, key.public_key())
     before = parent.signed
-    if parent.digest == sha256(files[RECORD]):
+    if before is None and parent.digest == sha256(files[RECORD]):
         raise SpecError(f"parent {follows.parent}: is this release itself; give the one before")
     signed = signed_release(
         record,

@@ -44,7 +44,7 @@ def picture(seed: int = 0, size: tuple[int, int] = (23, 17), kind: str = "PNG") 
 
 def preprocess_of(record: PreprocessRecord) -> Preprocess:
     """Return how the client prepares images for a release."""
-    said = record.model_dump()
+    said = record.model_dump(exclude={"order"})
     lists = {key: tuple(said[key]) for key in ("size", "mean", "std")}
     return Preprocess(**{**said, **lists})
 

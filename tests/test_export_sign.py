@@ -358,6 +358,14 @@ def test_an_unsigned_parent_is_named_all_the_same(tmp_path: Path, key: Private) 
     assert (signed.sequence, signed.parent) == (1, digest(one / "release.json"))
 
 
+def test_a_release_made_anew_follows_its_own_first_signing(tmp_path: Path, key: Private) -> None:
+    one, two = whole_release(tmp_path / "one"), whole_release(tmp_path / "two")
+    first = sign_release(one, key)
+    again = sign_release(two, key, succession=Succession(parent=one))
+    assert first.release_sha256 == again.release_sha256 == again.parent
+    assert (first.sequence, again.sequence) == (1, 2)
+
+
 def test_an_unsigned_parent_is_a_release_of_the_same_model(tmp_path: Path, key: Private) -> None:
     one, two = whole_release(tmp_path / "one"), whole_release(tmp_path / "two", weight=0.25)
     with pytest.raises(SpecError, match=r"two: is this release itself; give the one before"):
