@@ -8,7 +8,7 @@ from bandstop.cli.evaluate_source import Compared
 from bandstop.edit.errors import InputError
 from bandstop.edit.evaluation.measure import Measure
 from bandstop.edit.evaluation.record_parts import RuntimeRecord
-from bandstop.edit.storage import canonical_json, sha256
+from bandstop.edit.manifest import artifact_sha256
 from bandstop.export.record_files import load_release
 
 _COSTS = ("unlearn_seconds", "peak_memory_mb")
@@ -39,8 +39,7 @@ def parity_of(release: Path | None, compared: Compared) -> Measure | None:
     if not release.is_dir():
         raise InputError(f"--release {release}: expected the folder that bandstop export wrote")
     record, artifact = load_release(release).record, compared.artifact
-    own = sha256(canonical_json(artifact.manifest.model_dump(mode="json")))
-    if record.artifact_sha256 != own:
+    if record.artifact_sha256 != artifact_sha256(artifact.manifest):
         raise InputError(f"--release {release}: exported from another artifact; give one of this")
     other = tuple(record.forget.classes) != compared.request.classes
     if record.mode == "baked" and artifact.gates is not None and other:

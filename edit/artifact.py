@@ -24,6 +24,7 @@ from bandstop.edit.manifest import (
     MODEL,
     FileRecord,
     Manifest,
+    manifest_bytes,
     params_of,
     read_manifest,
 )
@@ -116,7 +117,7 @@ def save_artifact(
             }
         )
     )
-    write_folder(out, {**files, MANIFEST: canonical_json(manifest.model_dump(mode="json"))})
+    write_folder(out, {**files, MANIFEST: manifest_bytes(manifest)})
     return manifest
 
 

@@ -12,7 +12,7 @@ from bandstop.edit import tensors
 from bandstop.edit.errors import ArtifactError, InputError
 from bandstop.edit.method import Method
 from bandstop.edit.records import ArchRecord, ClassNames, PreprocessRecord, Sha256, Strict, misfits
-from bandstop.edit.storage import canonical_json
+from bandstop.edit.storage import canonical_json, sha256
 
 FORMAT = "bandstop-artifact/1"
 MANIFEST, MODEL, GATES = "manifest.json", "model.safetensors", "gates.safetensors"
@@ -75,6 +75,16 @@ def params_of(method: Method) -> dict[str, JsonValue]:
     params: dict[str, JsonValue] = json.loads(canonical_json(asdict(method)))  # type: ignore[call-overload]  # a Method is a dataclass, which a Protocol cannot say
     del params["seed"]
     return params
+
+
+def manifest_bytes(manifest: Manifest) -> bytes:
+    """Return `manifest` as it is stored, the same bytes every time."""
+    return canonical_json(manifest.model_dump(mode="json"))
+
+
+def artifact_sha256(manifest: Manifest) -> str:
+    """Return the digest that releases and evidence know the artifact of `manifest` by."""
+    return sha256(manifest_bytes(manifest))
 
 
 def read_manifest(path: Path) -> Manifest:

@@ -8,11 +8,10 @@ from torch import Tensor
 
 from bandstop.edit.artifact import Artifact
 from bandstop.edit.classifier import Classifier
+from bandstop.edit.manifest import artifact_sha256
 from bandstop.edit.origin import forgotten_by
 from bandstop.edit.storage import (
-    canonical_json,
     refuse_existing,
-    sha256,
     state_sha256,
     write_folder,
 )
@@ -94,7 +93,7 @@ def export_release(
         method=manifest.method,
         classes=tuple({*forgotten_by(manifest), *spec.forget}),
         instances=len(manifest.request.instances),
-        artifact_sha256=sha256(canonical_json(manifest.model_dump(mode="json"))),
+        artifact_sha256=artifact_sha256(manifest),
         parent_sha256=manifest.parent_sha256,
         parent_tensors=manifest.parent_tensors,
     )

@@ -12,9 +12,9 @@ from bandstop.edit.evaluation.catalogue import METRICS as CATALOGUE
 from bandstop.edit.evaluation.gate import judge, passed
 from bandstop.edit.evaluation.gate_rules import read_gate
 from bandstop.edit.evaluation.records import METRICS, Evaluation, read_metrics
-from bandstop.edit.manifest import Manifest, read_manifest
+from bandstop.edit.manifest import Manifest, artifact_sha256, read_manifest
 from bandstop.edit.origin import instances_of
-from bandstop.edit.storage import canonical_json, refuse_existing, sha256, write_file
+from bandstop.edit.storage import refuse_existing, sha256, write_file
 from bandstop.export.errors import SignatureInvalid, SpecError, schema_misfits
 from bandstop.export.record import MODEL, RECORD, SIGNATURE, ReleaseRecord
 from bandstop.export.record_files import read_files
@@ -129,7 +129,7 @@ def _refuse_telling(requests: Sequence[str]) -> None:
 def _refuse_strangers(record: ReleaseRecord, manifest: Manifest, evaluation: Evaluation) -> None:
     """Refuse papers that are not of one and the same edit."""
     wrong = []
-    if record.artifact_sha256 != sha256(canonical_json(manifest.model_dump(mode="json"))):
+    if record.artifact_sha256 != artifact_sha256(manifest):
         wrong.append("the release was not exported from this artifact")
     files = {str(name): known.sha256 for name, known in manifest.files.items()}
     if evaluation.artifact.files != files:
